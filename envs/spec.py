@@ -1,0 +1,111 @@
+"""What an environment says of itself, and the `Step` that travels from it to the collector.
+
+Letters: E environments. Everything here is numpy; images are uint8 HWC.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ObsSpec:
+    """One entry of the observation dict."""
+
+    shape: tuple[int, ...]
+    """Shape without the leading E."""
+    kind: Literal["image", "planes", "vector"]
+    """`image`: uint8 HWC; `planes`: bool HWC; `vector`: float32, one axis."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The numpy type that this kind travels in."""
+        return np.dtype({"image": np.uint8, "planes": np.bool_, "vector": np.float32}[self.kind])
+
+
+@dataclass(frozen=True)
+class ActionSpec:
+    """The action space as the agent sees it."""
+
+    kind: Literal["discrete", "continuous"]
+    size: int
+    """Number of choices (`discrete`, actions are int64 [E]) or of dimensions (`continuous`,
+    actions are float32 [E, size] in [-1, 1]; the environment scales them to its own bounds)."""
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What a world model needs to know before the first step."""
+
+    name: str
+    obs: dict[str, ObsSpec]
+    action: ActionSpec
+    frame_skip: int = 1
+    """Emulator frames per agent step."""
+    random_score: float | None = None
+    """Mean return of a uniformly random policy, for normalised scores."""
+    reference_score: float | None = None
+    """Mean return of the human (or best possible) player, for normalised scores."""
+
+
+@dataclass
+class Step:
+    """What arrived from E environments (design law 1): row t of each environment's stream."""
+
+    obs: dict[str, np.ndarray]
+    """[E, ...] per key of the spec, freshly owned."""
+    reward: np.ndarray
+    """float32 [E], received on arriving at `obs`; 0 where `is_first`."""
+    is_first: np.ndarray
+    """bool [E]: an episode starts here; recurrent state is cut."""
+    is_last: np.ndarray
+    """bool [E]: terminated or truncated; the next call resets and ignores its action."""
+    is_terminal: np.ndarray
+    """bool [E]: no value beyond this row (terminated, or a lost life where that option is on)."""
+    life_lost: np.ndarray
+    """bool [E]: a life was lost on arriving here, whatever the options say."""
+    obs_valid: np.ndarray
+    """bool [E]: False only where the emulator does not show the true last frame."""
+    is_real_step: np.ndarray
+    """bool [E]: the given action was executed; False on the row that a reset gives."""
+
+    @staticmethod
+    def stack(steps: "list[Step]") -> "Step":
+        """E steps of one environment each (leading axis 1) as one `Step`."""
+        flags = {
+            field.name: np.concatenate([getattr(step, field.name) for step in steps])
+            for field in fields(Step)
+            if field.name != "obs"
+        }
+        obs = {key: np.concatenate([step.obs[key] for step in steps]) for key in steps[0].obs}
+        return Step(obs=obs, **flags)
+
+
+class Env(Protocol):
+    """One environment. `get_state` and `set_state` make a run resumable in mid-episode."""
+
+    spec: EnvSpec
+
+    def reset(self) -> "Step":
+        """Start an episode: E = 1, `is_first`, reward 0. Draws from the env's own generator."""
+        ...
+
+    def step(self, action: np.ndarray) -> "Step":
+        """Execute one action (int64 scalar or float32 [size]); E = 1."""
+        ...
+
+    def get_state(self) -> dict[str, Any] | None:
+        """Everything that decides the future, or None where the environment cannot be saved.
+
+        Values are bytes, str, int, float, bool, None, numpy arrays, or lists and dicts of these.
+        """
+        ...
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue exactly from `get_state`'s answer."""
+        ...
+
+    def close(self) -> None:
+        """Free what the environment holds."""
+        ...
