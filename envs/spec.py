@@ -71,6 +71,29 @@ class Step:
     """bool [E]: the given action was executed; False on the row that a reset gives."""
 
     @staticmethod
+    def row(
+        obs: dict[str, np.ndarray],
+        reward: float = 0.0,
+        *,
+        is_first: bool = False,
+        is_last: bool = False,
+        is_terminal: bool = False,
+        life_lost: bool = False,
+        obs_valid: bool = True,
+    ) -> "Step":
+        """The row of one environment (E = 1) from its plain values; copies every observation."""
+        return Step(
+            obs={key: np.array(value)[None] for key, value in obs.items()},
+            reward=np.array([reward], np.float32),
+            is_first=np.array([is_first]),
+            is_last=np.array([is_last]),
+            is_terminal=np.array([is_terminal]),
+            life_lost=np.array([life_lost]),
+            obs_valid=np.array([obs_valid]),
+            is_real_step=np.array([not is_first]),
+        )
+
+    @staticmethod
     def stack(steps: "list[Step]") -> "Step":
         """E steps of one environment each (leading axis 1) as one `Step`."""
         flags = {

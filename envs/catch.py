@@ -1,0 +1,71 @@
+"""Catch: a ball falls, a paddle waits. The smallest task that learning can be seen on."""
+
+from typing import Any
+
+import numpy as np
+
+from worldmodels.envs.configs import CatchConfig
+from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec, Step
+
+ROWS, COLUMNS = 10, 5
+
+
+class Catch:
+    """A ball falls one row a step from a random column; 9 steps on it is caught (+1) or lost (-1).
+
+    Observation: `planes` bool [10, 5, 1], ball and paddle in one plane. Actions: left, stay, right.
+    After bsuite's catch (Osband et al. 2020).
+    """
+
+    Config = CatchConfig
+
+    def __init__(self, config: CatchConfig, seed: int):
+        self.spec = EnvSpec(
+            name=config.name,
+            obs={"planes": ObsSpec((ROWS, COLUMNS, 1), "planes")},
+            action=ActionSpec("discrete", 3),
+            # Exact: a policy that ignores the ball meets it with probability 1/5.
+            random_score=-0.6,
+            reference_score=1.0,
+        )
+        self._random = np.random.default_rng(seed)
+        self._ball_row = self._ball_column = 0
+        self._paddle = COLUMNS // 2
+
+    def reset(self) -> Step:
+        """A new ball at the top, the paddle in the middle."""
+        self._ball_row, self._paddle = 0, COLUMNS // 2
+        self._ball_column = int(self._random.integers(COLUMNS))
+        return Step.row(self._obs(), is_first=True)
+
+    def step(self, action: np.ndarray) -> Step:
+        """Move the paddle by `action - 1`, let the ball fall one row."""
+        self._paddle = min(max(self._paddle + int(action) - 1, 0), COLUMNS - 1)
+        self._ball_row += 1
+        landed = self._ball_row == ROWS - 1
+        caught = self._ball_column == self._paddle
+        reward = (1.0 if caught else -1.0) if landed else 0.0
+        return Step.row(self._obs(), reward, is_last=landed, is_terminal=landed)
+
+    def _obs(self) -> dict[str, np.ndarray]:
+        planes = np.zeros((ROWS, COLUMNS, 1), np.bool_)
+        planes[self._ball_row, self._ball_column] = True
+        planes[ROWS - 1, self._paddle] = True
+        return {"planes": planes}
+
+    def get_state(self) -> dict[str, Any]:
+        """Ball, paddle and random stream."""
+        return {
+            "ball": [self._ball_row, self._ball_column],
+            "paddle": self._paddle,
+            "random": self._random.bit_generator.state,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue from `get_state`."""
+        self._ball_row, self._ball_column = state["ball"]
+        self._paddle = state["paddle"]
+        self._random.bit_generator.state = state["random"]
+
+    def close(self) -> None:
+        """Nothing to free."""

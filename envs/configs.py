@@ -1,0 +1,153 @@
+"""The options of each built-in environment: every choice of its protocol, named and checked.
+
+Standard library only, so that the command line can show them without loading an environment.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from worldmodels.envs.errors import UserError
+from worldmodels.envs.names import canonical_atari, canonical_atari100k, canonical_minatar
+
+
+def _require(holds: bool, name: str, field: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise UserError(f"{name}: {field} is {value}, but it must be {allowed}")
+
+
+@dataclass(frozen=True)
+class CatchConfig:
+    """Catch on 10 x 5 cells (bsuite, Osband et al. 2020): nothing to choose."""
+
+    name: str = "catch"
+    """Environment name."""
+
+    def __post_init__(self) -> None:
+        _require(self.name == "catch", "catch", "name", f"'{self.name}'", "'catch'")
+
+
+@dataclass(frozen=True)
+class AtariConfig:
+    """One Atari game; the defaults are the protocol of the Atari100k benchmark."""
+
+    name: str = "atari:Pong"
+    """Environment name, `atari:GAME`."""
+    frame_skip: int = 4
+    """Emulator frames per agent step; the action is held and the rewards are summed."""
+    max_pool: Literal[1, 2] = 2
+    """Emulator frames in the pixelwise maximum: 2 removes sprite flicker, 1 is off."""
+    sticky: float = 0.0
+    """Probability, per emulator frame, that the previous action runs again (Machado et al. 2018
+    use 0.25)."""
+    noop_max: int = 30
+    """A reset plays 0 to this many no-op frames, drawn uniformly, so that starts differ."""
+    full_action_space: bool = False
+    """All 18 actions instead of the game's own minimal set."""
+    image_size: int = 64
+    """Side of the square image in pixels, a multiple of 16."""
+    grayscale: bool = False
+    """One luminance channel instead of RGB."""
+    resize: Literal["bilinear", "box"] = "bilinear"
+    """Pillow filter for the resize, applied after the maximum."""
+    reward_clip: bool = False
+    """Clip each step's reward to [-1, 1]; scores then count clipped rewards."""
+    fire_on_reset: bool = False
+    """Press FIRE for one frame after each reset, in games that have the button."""
+    max_frames: int = 108_000
+    """Emulator frames after which a game is truncated (108000 = 30 minutes of play)."""
+    life_loss: Literal["off", "flag", "episode"] = "off"
+    """What a lost life does: nothing; `flag`: it ends value, the episode goes on; `episode`: it
+    ends the episode too, and the next one continues the same game."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self._canonical_name())
+        rules = {
+            "frame_skip": (self.frame_skip >= 1, "at least 1"),
+            "max_pool": (self.max_pool in (1, 2), "1 or 2"),
+            "sticky": (0 <= self.sticky <= 1, "a probability in [0, 1]"),
+            "noop_max": (self.noop_max >= 0, "at least 0"),
+            "image_size": (_is_image_size(self.image_size), "a positive multiple of 16"),
+            "resize": (self.resize in ("bilinear", "box"), "'bilinear' or 'box'"),
+            "max_frames": (self.max_frames >= 1, "at least 1"),
+            "life_loss": (
+                self.life_loss in ("off", "flag", "episode"),
+                "'off', 'flag' or 'episode'",
+            ),
+        }
+        for field, (holds, allowed) in rules.items():
+            _require(holds, self.name, field, getattr(self, field), allowed)
+
+    def _canonical_name(self) -> str:
+        return canonical_atari(self.name)
+
+
+@dataclass(frozen=True)
+class Atari100kConfig(AtariConfig):
+    """One of the 26 games under the Atari100k protocol, which is fixed."""
+
+    name: str = "atari100k:Pong"
+    """Environment name, `atari100k:GAME`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name != "name" and value != field.default:
+                game = self.name.partition(":")[2]
+                raise UserError(
+                    f"{self.name}: the protocol fixes {field.name} at {field.default}, not "
+                    f"{value}; use 'atari:{game}' to choose it"
+                )
+
+    def _canonical_name(self) -> str:
+        return canonical_atari100k(self.name)
+
+
+@dataclass(frozen=True)
+class MinAtarConfig:
+    """One MinAtar game; the defaults are MinAtar's own, with a time limit added."""
+
+    name: str = "minatar:breakout"
+    """Environment name, `minatar:GAME`."""
+    sticky: float = 0.1
+    """Probability, per step, that the previous action runs again."""
+    difficulty_ramping: bool = True
+    """The game becomes faster as it goes on."""
+    full_action_space: bool = False
+    """All 6 actions instead of the game's own minimal set."""
+    max_steps: int = 5000
+    """Agent steps after which an episode is truncated."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", canonical_minatar(self.name))
+        _require(0 <= self.sticky <= 1, self.name, "sticky", self.sticky, "a probability in [0, 1]")
+        _require(self.max_steps >= 1, self.name, "max_steps", self.max_steps, "at least 1")
+
+
+@dataclass(frozen=True)
+class GymConfig:
+    """Any Gymnasium id with Discrete or Box actions."""
+
+    name: str = "gym:CartPole-v1"
+    """Environment name, `gym:ID`; `gym:my_package:ID` imports `my_package` first."""
+    image_size: int = 64
+    """Side in pixels to which image observations are resized, a multiple of 16; 0 keeps their
+    own size."""
+    max_steps: int = 0
+    """Agent steps after which an episode is truncated; 0 keeps the environment's own limit."""
+
+    def __post_init__(self) -> None:
+        family, _, env_id = self.name.partition(":")
+        _require(family == "gym" and bool(env_id), "gym", "name", f"'{self.name}'", "'gym:ID'")
+        _require(
+            self.image_size == 0 or _is_image_size(self.image_size),
+            self.name,
+            "image_size",
+            self.image_size,
+            "0 or a positive multiple of 16",
+        )
+        _require(self.max_steps >= 0, self.name, "max_steps", self.max_steps, "at least 0")
+
+
+def _is_image_size(size: int) -> bool:
+    return size > 0 and size % 16 == 0

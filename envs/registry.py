@@ -1,0 +1,179 @@
+"""From a name to its config, and from a config to its environment.
+
+Three ways to plug in an environment of your own: `register`, an entry point in the group
+`worldmodels.envs`, or its class by name, `my_package.my_module:MyEnv`. Standard library only; an
+environment's own module is imported when it is made.
+"""
+
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from worldmodels.envs import names
+from worldmodels.envs.configs import (
+    Atari100kConfig,
+    AtariConfig,
+    CatchConfig,
+    GymConfig,
+    MinAtarConfig,
+)
+from worldmodels.envs.errors import UserError
+
+if TYPE_CHECKING:  # spec.py imports numpy, which `worldmodels --help` must not
+    from worldmodels.envs.spec import Env
+
+ENTRY_POINTS = "worldmodels.envs"
+
+
+@dataclass(frozen=True)
+class Family:
+    """All environments whose names share the part before the colon."""
+
+    target: str
+    """`module:Class` of the environment."""
+    description: str
+    config: type | None = None
+    """Config class, where it is known without importing `target`."""
+    library: str | None = None
+    """Package that has to be installed."""
+    install: str = 'pip install "worldmodels-rl"'
+    """Command that installs `library`."""
+
+
+_families = {
+    "catch": Family(
+        "worldmodels.envs.catch:Catch",
+        "catch a falling ball on 10 x 5 cells; learns in minutes on a CPU",
+        CatchConfig,
+    ),
+    "minatar": Family(
+        "worldmodels.envs.minatar:MinAtar",
+        "five small Atari-like games on 10 x 10 boolean planes",
+        MinAtarConfig,
+        "minatar",
+        'pip install "worldmodels-rl[minatar]"',
+    ),
+    "atari": Family(
+        "worldmodels.envs.atari:Atari",
+        "any Atari 2600 game, with every choice of the protocol an option",
+        AtariConfig,
+        "ale_py",
+    ),
+    "atari100k": Family(
+        "worldmodels.envs.atari:Atari",
+        "the 26 games of Atari100k, with the protocol fixed",
+        Atari100kConfig,
+        "ale_py",
+    ),
+    "gym": Family(
+        "worldmodels.envs.gym:Gym",
+        "any Gymnasium id with Discrete or Box actions",
+        GymConfig,
+        "gymnasium",
+        'pip install "worldmodels-rl[gym]"',
+    ),
+}
+
+
+def register(family: str, target: str, description: str = "registered by a plug-in") -> None:
+    """Make `family` (and `family:ANYTHING`) the name of the environment class `module:Class`."""
+    if family in _families and _families[family].target != target:
+        raise UserError(
+            f"the environment name '{family}' is taken by {_families[family].target}; "
+            "register yours under another name"
+        )
+    _families[family] = Family(target, description)
+
+
+def config_for(name: str) -> Any:
+    """The default config of the environment `name`; a near name is an error that lists it."""
+    family = _family_of(name)
+    config_class = family.config or _load(family.target).Config
+    return config_class(name=name)
+
+
+def make(config: Any, seed: int) -> "Env":
+    """The environment of `config`, its random streams drawn from `seed`."""
+    family = _family_of(config.name)
+    if family.library and find_spec(family.library) is None:
+        raise UserError(
+            f"environment '{config.name}' needs the package {family.library}, which is not "
+            f"installed; run: {family.install}"
+        )
+    return _load(family.target)(config, seed)
+
+
+def listing() -> list[dict[str, Any]]:
+    """One entry per family: suite, names, installed, install, description."""
+    known: dict[str, list[str]] = {}
+    for name in names.known_names():
+        known.setdefault(name.partition(":")[0], []).append(name)
+    return [
+        {
+            "suite": suite,
+            "names": known.get(suite, [suite]),
+            "installed": family.library is None or find_spec(family.library) is not None,
+            "install": family.install if family.library else "",
+            "description": family.description,
+        }
+        for suite, family in _all_families().items()
+    ]
+
+
+def _all_families() -> dict[str, Family]:
+    plugged = {
+        entry.name: Family(entry.value, f"from the entry point of {_distribution(entry)}")
+        for entry in entry_points(group=ENTRY_POINTS)
+    }
+    return {**plugged, **_families}  # a plug-in never replaces a built-in name
+
+
+def _distribution(entry: Any) -> str:
+    return entry.dist.name if entry.dist else entry.value
+
+
+def _family_of(name: str) -> Family:
+    prefix, _, rest = name.partition(":")
+    family = _families.get(prefix) or _all_families().get(prefix)
+    if family is not None:
+        return family
+    if rest and _is_module(prefix):
+        return Family(name, "named by its class")
+    near = names.did_you_mean(name, [*names.known_names(), *_all_families()])
+    advice = near or "; `worldmodels envs` lists the names"
+    if "." in prefix:
+        advice = (
+            f": no module '{prefix}' can be imported; install it, or put its folder on PYTHONPATH"
+        )
+    raise UserError(f"unknown environment '{name}'{advice}")
+
+
+def _is_module(path: str) -> bool:
+    try:
+        return find_spec(path) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _load(target: str) -> Any:
+    """The class at `module:Class`, checked for its `Config`."""
+    module_name, _, class_name = target.partition(":")
+    try:
+        module = import_module(module_name)
+    except Exception as error:
+        raise UserError(
+            f"importing {module_name} for an environment raised {type(error).__name__}: {error}; "
+            "correct that module (--debug shows where)"
+        ) from error
+    env_class = getattr(module, class_name, None)
+    if env_class is None:
+        raise UserError(f"module '{module_name}' has no class '{class_name}'; check its spelling")
+    config = getattr(env_class, "Config", None)
+    if not is_dataclass(config) or fields(config)[0].name != "name":
+        raise UserError(
+            f"environment class {target} needs a nested or assigned `Config`, a frozen dataclass "
+            "whose first field is `name`"
+        )
+    return env_class
