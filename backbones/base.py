@@ -28,7 +28,9 @@ class State(Mapping[str, Tensor]):
     def __init__(self, leaves: Mapping[str, Tensor]):
         sizes = {leaf.shape[0] for leaf in leaves.values()}
         if len(sizes) > 1:
-            raise ValueError(f"leaves differ in batch size: { {k: v.shape for k, v in leaves.items()} }")
+            raise ValueError(
+                f"leaves differ in batch size: { {k: v.shape for k, v in leaves.items()} }"
+            )
         self._leaves = dict(leaves)
 
     def __getitem__(self, name: str) -> Tensor:
@@ -171,9 +173,15 @@ def emit_states(states: list[State], emit: str | Tensor | None) -> State | None:
     """The rows that `emit` asks for (see `Backbone.sequence`) out of T states of B rows."""
     if emit is None:
         return None
-    stacked = {name: torch.stack([s[name] for s in states], 1) for name in states[0]}  # [B, T, ..]
+    return State(
+        {name: gather_rows(torch.stack([s[name] for s in states], 1), emit) for name in states[0]}
+    )
+
+
+def gather_rows(x: Tensor, emit: str | Tensor) -> Tensor:
+    """x [B, T, ...] -> the rows that `emit` asks for: "all" in the order b * T + t, or [M, 2]."""
     if isinstance(emit, str):
         if emit != "all":
             raise ValueError(f"emit is None, 'all' or an index [M, 2], not {emit!r}")
-        return State({name: leaf.flatten(0, 1) for name, leaf in stacked.items()})
-    return State({name: leaf[emit[:, 0], emit[:, 1]] for name, leaf in stacked.items()})
+        return x.flatten(0, 1)
+    return x[emit[:, 0], emit[:, 1]]

@@ -1,0 +1,13 @@
+"""silu(rms_norm(x) * weight) over the last axis."""
+
+from torch import Tensor
+
+from worldmodels.kernels.dispatch import load
+
+
+def norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """x [..., D], weight [D] -> silu(x / sqrt(mean(x^2) + eps) * weight), computed in float32.
+
+    The result has the dtype of x. Source: RMSNorm, Zhang and Sennrich 2019 (arXiv 1910.07467).
+    """
+    return load("norm_silu")(x, weight, eps)

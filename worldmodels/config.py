@@ -1,0 +1,215 @@
+"""Every option of a run, as frozen dataclasses; the docstring under a field is its help text.
+
+Imports neither torch nor numpy, so that `--help` is quick. Derived numbers are properties.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from worldmodels.backbones.configs import RSSMConfig
+from worldmodels.envs.configs import CatchConfig
+from worldmodels.errors import UserError
+
+
+@dataclass(frozen=True)
+class WorldModelConfig:
+    """Encoder, dynamics (posterior, backbone, prior), heads and their losses."""
+
+    posterior: Literal["hx", "x"] = "hx"
+    """`hx` reads memory and observation (DreamerV3); `x` the observation alone (parallel in time)."""
+    stoch: int = 32
+    """Categorical latents per state."""
+    classes: int = 4
+    """Classes of each categorical latent."""
+    hidden: int = 64
+    """Width of the branches that mix latent and action, and of the prior and the posterior."""
+    prior_layers: int = 2
+    """Hidden layers of the prior."""
+    posterior_layers: int = 1
+    """Hidden layers of the posterior."""
+    depth: int = 4
+    """Channel multiplier of the image encoder and decoder (stages use 2, 3, 4, 4 times this)."""
+    units: int = 64
+    """Width of the heads and of the vector encoder and decoder."""
+    vector_layers: int = 3
+    """Hidden layers of the vector encoder and decoder."""
+    head_layers: int = 1
+    """Hidden layers of the reward and continue heads."""
+    free_nats: float = 1.0
+    """KL below this many nats per state is free."""
+    unimix: float = 0.01
+    """Share of the uniform distribution in every categorical latent."""
+    dyn_weight: float = 1.0
+    """Weight of the KL that teaches the prior."""
+    rep_weight: float = 0.1
+    """Weight of the KL that regularises the posterior."""
+    reconstruction_weight: float = 1.0
+    """Weight of every observation key's loss."""
+    reward_weight: float = 1.0
+    """Weight of the reward head's loss."""
+    continue_weight: float = 1.0
+    """Weight of the continue head's loss."""
+
+
+@dataclass(frozen=True)
+class ActorCriticConfig:
+    """Policy and critic, trained on imagined and replayed states."""
+
+    layers: int = 3
+    """Hidden layers of the policy and of the critic."""
+    units: int = 64
+    """Width of the policy and of the critic."""
+    imagination_length: int = 15
+    """Steps imagined from every start."""
+    starts: int = 0
+    """Imagination starts per update, drawn from the batch; 0 uses every row."""
+    return_lambda: float = 0.95
+    """Mixing of the lambda-returns, imagined and replayed."""
+    entropy: float = 3e-4
+    """Weight of the policy's entropy bonus."""
+    unimix: float = 0.01
+    """Share of the uniform distribution in a discrete policy."""
+    slow_rate: float = 0.02
+    """How far the slow critic moves towards the critic after every update."""
+    slow_weight: float = 1.0
+    """Weight of the critic's regularisation towards the slow critic."""
+    policy_weight: float = 1.0
+    """Weight of the policy's loss."""
+    value_weight: float = 1.0
+    """Weight of the critic's loss on imagined states."""
+    replay_value_weight: float = 0.3
+    """Weight of the critic's loss on replayed states."""
+    normalizer_decay: float = 0.99
+    """Memory of the running range of returns."""
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """What is kept and how it is drawn."""
+
+    capacity: int = 1_000_000
+    """Rows kept; the oldest go first. Memory for min(capacity, steps) rows is taken at the start."""
+    batch_size: int = 16
+    """Sequences in a batch."""
+    batch_length: int = 64
+    """Rows of a sequence."""
+    carry: str = "stored"
+    """State before a sequence: `stored`, `zero`, `burnin:K` (K rows without loss) or `continue`."""
+    online: bool = True
+    """Train on every fresh window once before drawing uniformly."""
+    segment: int = 1024
+    """Rows of one file on disk."""
+
+    def __post_init__(self):
+        mode, _, rows = self.carry.partition(":")
+        if self.carry not in ("stored", "zero", "continue") and not (
+            mode == "burnin" and rows.isdecimal()
+        ):
+            raise UserError(
+                f"--replay.carry is stored, zero, continue or burnin:K (as burnin:8), "
+                f"not '{self.carry}'"
+            )
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """LaProp with adaptive gradient clipping."""
+
+    learning_rate: float = 4e-5
+    """Step size after the warm-up."""
+    warmup: int = 1000
+    """Updates over which the step size rises linearly."""
+    beta1: float = 0.9
+    """Memory of the momentum."""
+    beta2: float = 0.999
+    """Memory of the squared gradient."""
+    eps: float = 1e-20
+    """Added to the root of the squared gradient."""
+    agc: float = 0.3
+    """Largest gradient norm of a tensor, as a share of the tensor's own norm; 0 turns it off."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Episodes on environments of their own, which never disturb training."""
+
+    every: int = 0
+    """Agent steps between evaluations; 0 evaluates once, at the end."""
+    episodes: int = 10
+    """Episodes of an evaluation."""
+    envs: int = 4
+    """Environments evaluated side by side."""
+    greedy: bool = False
+    """Take the policy's most probable action instead of sampling."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When the run is saved; it is also saved at the end and on Ctrl-C, SIGTERM and SIGUSR1."""
+
+    minutes: float = 10.0
+    """Minutes between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept; the older ones are the fallback where the newest is damaged."""
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """What is written while the run goes on."""
+
+    every: int = 500
+    """Agent steps between two lines of metrics."""
+    tensorboard: bool = True
+    """Also write TensorBoard event files."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run of training; the same object serves the command line and `worldmodels.train`."""
+
+    env: Any = field(default_factory=CatchConfig)
+    """Environment and its options."""
+    backbone: Any = field(default_factory=RSSMConfig)
+    """Sequence backbone and its options."""
+    steps: int = 100_000
+    """Agent steps of the run, over all environments."""
+    seed: int = 0
+    """Every random stream of the run derives from this."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    precision: Literal["auto", "32", "bf16", "16"] = "auto"
+    """Arithmetic of the networks; losses and distributions are always float32."""
+    deterministic: bool = False
+    """Only deterministic operations: the same seed gives the same run, bit for bit."""
+    threads: int = 0
+    """CPU threads of torch; 0 leaves torch's own choice."""
+    num_envs: int = 1
+    """Environments stepped side by side."""
+    train_ratio: float = 64.0
+    """Replayed rows per agent step."""
+    horizon: int = 333
+    """Discount horizon in agent steps: the discount is 1 - 1 / horizon."""
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    """World model."""
+    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """Policy and critic."""
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    """Replay."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Optimiser."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Evaluation."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+    log: LogConfig = field(default_factory=LogConfig)
+    """Logs."""
+
+    @property
+    def discount(self) -> float:
+        """Factor per agent step."""
+        return 1 - 1 / self.horizon
+
+    @property
+    def updates_per_step(self) -> float:
+        """Learner updates per agent step that `train_ratio` amounts to."""
+        return self.train_ratio / (self.replay.batch_size * self.replay.batch_length)

@@ -1,0 +1,122 @@
+"""One update: world-model loss, imagination, actor-critic loss, one backward, one optimiser step.
+
+Nothing inside reads a tensor's value back and all shapes are static, so that an update can be
+compiled or captured as a graph; `gradients` and `apply` are apart so that a caller can look at the
+loss before the parameters change.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldmodels.actor_critic import ActorCritic
+from worldmodels.config import Config
+from worldmodels.envs.spec import EnvSpec
+from worldmodels.imagination import imagine
+from worldmodels.objects import Batch, Latents, Rollout
+from worldmodels.optim import LaProp
+from worldmodels.registry import backbone_class
+from worldmodels.world_model import WorldModel, all_rows
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one update tells; losses and statistics by name are 0-d tensors."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    batch: Batch
+    """The batch that bore loss: without the rows of a burn-in."""
+    latents: Latents
+
+
+def build_models(config: Config, spec: EnvSpec) -> tuple[WorldModel, ActorCritic]:
+    """The two modules of a run, freshly initialised from torch's global generator."""
+    mix = 2 * config.world_model.hidden
+    backbone = backbone_class(config.backbone.name)(config.backbone, mix)
+    world_model = WorldModel(config.world_model, spec, backbone, config.discount)
+    actor_critic = ActorCritic(
+        config.actor_critic, world_model.feature_size, spec.action, config.discount
+    )
+    return world_model, actor_critic
+
+
+class Learner:
+    """Both modules, wrapped by Fabric for their `forward`, and their one optimiser."""
+
+    def __init__(self, config: Config, spec: EnvSpec, fabric: Any):
+        self.config, self.fabric = config, fabric
+        self.world_model, self.actor_critic = build_models(config, spec)
+        modules: list[nn.Module] = [self.world_model, self.actor_critic]
+        params = [p for module in modules for p in module.parameters() if p.requires_grad]
+        options = config.optimizer
+        optimizer = LaProp(
+            params,
+            lr=options.learning_rate,
+            betas=(options.beta1, options.beta2),
+            eps=options.eps,
+            agc=options.agc,
+            warmup=options.warmup,
+        )
+        self.learn_model, self.learn_behaviour = (fabric.setup_module(m) for m in modules)
+        self.optimizer = fabric.setup_optimizers(optimizer)
+        self.weights = self.world_model.weights() | self.actor_critic.weights()
+
+    def gradients(self, batch: Batch) -> Update:
+        """Forward and backward on one batch; the parameters stay as they are."""
+        batch = self.world_model.warm_up(batch)
+        model_losses, latents = self.model_losses(batch)
+        rollout = self.imagine(latents)
+        behaviour_losses, statistics = self.learn_behaviour(rollout, latents, batch)
+        losses = {name: x.mean() for name, x in (model_losses | behaviour_losses).items()}
+        loss = self.backward(losses)
+        metrics = {f"loss/{name}": x.detach() for name, x in losses.items()}
+        metrics |= {f"behaviour/{name}": x for name, x in statistics.items()}
+        return Update(loss, metrics, batch, latents)
+
+    def model_losses(self, batch: Batch) -> tuple[dict[str, Tensor], Latents]:
+        """The world model's forward, with the rows that imagination starts from."""
+        return self.learn_model(batch, self._starts(batch))
+
+    def imagine(self, latents: Latents) -> Rollout:
+        """The policy rolled out by the unwrapped modules."""
+        length = self.config.actor_critic.imagination_length
+        with self.fabric.autocast():
+            return imagine(self.world_model, self.actor_critic, latents, length)
+
+    def backward(self, losses: dict[str, Tensor]) -> Tensor:
+        """Weigh, sum and differentiate the mean losses; returns the sum, detached."""
+        assert losses.keys() == self.weights.keys(), (losses.keys(), self.weights.keys())
+        loss = torch.stack([losses[name] * weight for name, weight in self.weights.items()]).sum()
+        self.optimizer.zero_grad()
+        self.fabric.backward(loss)
+        return loss.detach()
+
+    def apply(self) -> None:
+        """The optimiser's step and the slow critic's."""
+        self.optimizer.step()
+        self.actor_critic.update_slow()
+
+    def _starts(self, batch: Batch) -> str | Tensor:
+        """Which rows imagination starts from: all, or `starts` of them without replacement."""
+        count, (size, length) = self.config.actor_critic.starts, batch.reward.shape
+        if not count or count >= size * length:
+            return "all"
+        rows = all_rows(size, length, batch.reward.device)
+        return rows[torch.randperm(size * length, device=rows.device)[:count]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything of the learner that a checkpoint holds."""
+        return {
+            "world_model": self.world_model.state_dict(),
+            "actor_critic": self.actor_critic.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.world_model.load_state_dict(state["world_model"])
+        self.actor_critic.load_state_dict(state["actor_critic"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,159 @@
+"""The world model: encoder, dynamics, decoder, reward and continue heads, and their losses.
+
+Source: DreamerV3 (arXiv 2301.04104, eq. 1 to 5 and the 2025 form). Letters: B sequences, T rows,
+N rows of a state, M starts, A action size, F feature width.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldmodels.backbones.base import Backbone
+from worldmodels.config import WorldModelConfig
+from worldmodels.decoders import Decoder
+from worldmodels.distributions import TwoHot, default_bins
+from worldmodels.dynamics import Dynamics, Observed
+from worldmodels.encoders import Encoder
+from worldmodels.envs.spec import EnvSpec
+from worldmodels.heads import Head
+from worldmodels.losses import balanced_kl
+from worldmodels.objects import Batch, Carry, Latents
+
+
+class Prediction(NamedTuple):
+    """What the heads say of a model state."""
+
+    reward: Tensor
+    """[...], expected reward on arriving here."""
+    cont: Tensor
+    """[...], probability of going on, times the discount."""
+
+
+class WorldModel(nn.Module):
+    """`forward` learns; `observe_step` acts; `imagine_step` and `predict` imagine."""
+
+    def __init__(
+        self, config: WorldModelConfig, spec: EnvSpec, backbone: Backbone, discount: float
+    ):
+        super().__init__()
+        self.config, self.discount = config, discount
+        flat, bins = config.stoch * config.classes, default_bins().shape[0]
+        self.feature_size = backbone.output_size + flat
+        self.encoder = Encoder(spec.obs, config.depth, config.units, config.vector_layers)
+        self.dynamics = Dynamics(config, backbone, self.encoder.output_size, spec.action.size)
+        self.decoder = Decoder(
+            spec.obs, backbone.output_size, flat, config.depth, config.units, config.vector_layers
+        )
+        self.reward = Head(self.feature_size, config.units, config.head_layers, bins, scale=0.0)
+        self.cont = Head(self.feature_size, config.units, config.head_layers, 1, scale=1.0)
+
+    def forward(self, batch: Batch, emit: str | Tensor) -> tuple[dict[str, Tensor], Latents]:
+        """Losses [B, T] by name, unweighted, and the latents that imagination starts from."""
+        shape = batch.reward.shape
+        tokens = self.encoder(flatten_rows(batch.obs)).unflatten(0, shape)
+        seen = self.dynamics.observe(tokens, batch.prev_action, batch.reset, batch.carry, emit)
+        feature = torch.cat([seen.h, seen.z.flatten(2)], -1)
+        index = all_rows(*shape, feature.device) if isinstance(emit, str) else emit
+        latents = Latents(
+            feature=feature,
+            post_logits=seen.post_logits,
+            prior_logits=seen.prior_logits,
+            start=seen.start.detach(),
+            start_index=index,
+            start_weight=(~batch.is_terminal[index[:, 0], index[:, 1]]).float(),
+            last=seen.last.detach(),
+        )
+        return self._losses(batch, seen, feature), latents
+
+    def _losses(self, batch: Batch, seen: Observed, feature: Tensor) -> dict[str, Tensor]:
+        shape = batch.reward.shape
+        dyn, rep = balanced_kl(
+            seen.post_logits, seen.prior_logits, self.config.free_nats, self.config.unimix
+        )
+        decoded = self.decoder.loss(
+            seen.h.flatten(0, 1), seen.z.flatten(0, 1), flatten_rows(batch.obs)
+        )
+        goes_on = (1 - batch.is_terminal.float()) * self.discount
+        logit = self.cont(feature).squeeze(-1).float()
+        return {
+            "dyn": dyn,
+            "rep": rep,
+            "reward": -TwoHot.from_logits(self.reward(feature)).log_prob(batch.reward),
+            "continue": F.binary_cross_entropy_with_logits(logit, goes_on, reduction="none"),
+            **{key: loss.view(shape) * batch.obs_valid for key, loss in decoded.items()},
+        }
+
+    def weights(self) -> dict[str, float]:
+        """Weight of every loss that `forward` gives."""
+        config = self.config
+        return {
+            "dyn": config.dyn_weight,
+            "rep": config.rep_weight,
+            "reward": config.reward_weight,
+            "continue": config.continue_weight,
+            **dict.fromkeys(self.decoder.specs, config.reconstruction_weight),
+        }
+
+    @torch.no_grad()
+    def warm_up(self, batch: Batch) -> Batch:
+        """Run the `burnin` rows without loss; what is left starts from the carry they end in."""
+        k, length = batch.burnin, batch.reward.shape[1]
+        if not k:
+            return batch
+        lead, rest = batch.rows(0, k), batch.rows(k, length)
+        tokens = self.encoder(flatten_rows(lead.obs)).unflatten(0, lead.reward.shape)
+        seen = self.dynamics.observe(
+            tokens, lead.prev_action, lead.reset, lead.carry, rest.index[:0].new_zeros(1, 2)
+        )
+        return replace(rest, carry=seen.last, burnin=0)
+
+    def initial(self, batch_size: int) -> Carry:
+        """The model state before the first row, N rows."""
+        return self.dynamics.initial(batch_size)
+
+    def observe_step(
+        self,
+        carry: Carry,
+        prev_action: Tensor,
+        obs: dict[str, Tensor],
+        reset: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> Carry:
+        """One row of N streams: prev_action [N, A], obs [N, ...], reset [N] -> Carry after it."""
+        return self.dynamics.observe_step(carry, prev_action, self.encoder(obs), reset, generator)
+
+    def imagine_step(
+        self, carry: Carry, action: Tensor, *, generator: torch.Generator | None = None
+    ) -> Carry:
+        """action [N, A] chosen at `carry` -> the model state it leads to."""
+        return self.dynamics.imagine_step(carry, action, generator)
+
+    def predict(self, feature: Tensor) -> Prediction:
+        """feature [..., F] -> reward and continuation, read at that state."""
+        reward = TwoHot.from_logits(self.reward(feature)).mean()
+        return Prediction(reward, torch.sigmoid(self.cont(feature).squeeze(-1).float()))
+
+    def decode(self, carry: Carry) -> dict[str, Tensor]:
+        """The observation that N model states predict: images and planes in [0, 1]."""
+        return self.decoder.predict(self.decoder(carry["h"], carry["z"]))
+
+
+def feature_of(carry: Carry) -> Tensor:
+    """concat(h, flat z): [N, F]."""
+    return torch.cat([carry["h"], carry["z"].flatten(1)], -1)
+
+
+def flatten_rows(obs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """[B, T, ...] -> [B * T, ...] per key."""
+    return {key: leaf.flatten(0, 1) for key, leaf in obs.items()}
+
+
+def all_rows(batch: int, length: int, device: torch.device) -> Tensor:
+    """Every (b, t) [B * T, 2] in the order b * T + t."""
+    return torch.cartesian_prod(
+        torch.arange(batch, device=device), torch.arange(length, device=device)
+    )
