@@ -28,7 +28,7 @@ class RandomPlay:
         # Drawn for reset rows too, so that two streams use the same action at the same row.
         action = random_action(self.env.spec.action, self._random)
         row = self.env.step(action) if self.running else self.env.reset()
-        self.running = not row.is_last[0]
+        self.running = not np.all(row.is_last)
         return row
 
     def rows(self, count: int) -> list[Step]:

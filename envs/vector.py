@@ -49,14 +49,15 @@ class VecEnv:
         return row
 
     def _failed(self, index: int, error: Exception) -> UserError:
-        place = f"environment {index} of {self.num_envs} ({self.envs[index].spec.name})"
-        if isinstance(error, UserError):
+        place = f"environment {index} of {self.num_envs}"
+        if isinstance(error, UserError):  # a whole sentence already
             return UserError(f"{place}: {error}")
         step = self._steps[index]
         when = f"step {step}" if step else "the reset"
         return UserError(
-            f"{place} raised {type(error).__name__} at {when} of its episode: {error}; "
-            "this is an error of the environment itself (--debug shows where)"
+            f"{place} ({self.envs[index].spec.name}) raised {type(error).__name__} at {when} of "
+            f"its episode: {error}; this is an error of the environment itself "
+            "(--debug shows where)"
         )
 
     def get_state(self) -> list[dict[str, Any] | None]:
