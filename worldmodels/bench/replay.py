@@ -1,0 +1,112 @@
+"""`worldmodels bench replay`: batches per second against numpy copying the same bytes.
+
+Letters: B sequences in a batch, T rows of time.
+"""
+
+from dataclasses import dataclass
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodels.backbones.base import LeafSpec
+from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec, Step
+from worldmodels.objects import Carry
+from worldmodels.replay import Replay
+
+LANES = 4
+CARRY = {
+    "h": LeafSpec((512,)),
+    "z": LeafSpec((32, 32)),
+}
+"""The smallest recurrent model's state; 2 KiB a row once packed."""
+WARM_UP = 5
+
+
+@dataclass(frozen=True)
+class Options:
+    """A replay of image rows."""
+
+    capacity: int
+    batch_size: int
+    batch_length: int
+    carry: str
+    online: bool = False
+    segment: int = 1024
+
+
+def bench_replay(
+    batch: int = 16,
+    length: int = 64,
+    shape: tuple[int, ...] = (64, 64, 3),
+    rows: int = 20_000,
+    seconds: float = 5.0,
+) -> dict[str, Any]:
+    """Sampling from a full replay in RAM, with and without stored states, and adding to it.
+
+    `ratio` is the median, over alternating pairs, of numpy's time over the replay's: numpy copies
+    B slices of T rows out of one array of as many rows into an array that it already has.
+    """
+    result: dict[str, Any] = {"batch": batch, "length": length, "shape": list(shape), "rows": rows}
+    for carry in ("zero", "stored"):
+        replay, add_rows_per_second = _filled(Options(rows, batch, length, carry), shape)
+        result[carry] = {
+            **_race(replay, batch, length, shape, seconds / 2),
+            "add_rows_per_second": add_rows_per_second,
+            "mebibytes": replay.bytes / 2**20,
+        }
+    return result
+
+
+def _filled(options: Options, shape: tuple[int, ...]) -> tuple[Replay, float]:
+    """A full replay of random images, and the rows per second at which it was filled."""
+    spec = EnvSpec("bench", {"image": ObsSpec(shape, "image")}, ActionSpec("discrete", 6))
+    replay = Replay(options, spec, CARRY, LANES, folder=None, seed=0)
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (LANES, *shape), np.uint8)
+    no, yes = np.zeros(LANES, np.bool_), np.ones(LANES, np.bool_)
+    reward = np.zeros(LANES, np.float32)
+    step = Step({"image": image}, reward, no, no, no, no, yes, yes)
+    action = random.integers(0, 6, LANES)
+    carry = Carry({"h": torch.zeros(LANES, 512), "z": torch.eye(32).expand(LANES, 32, 32)})
+    began = perf_counter()
+    ids = [replay.add(step, action) for _ in range(options.capacity // LANES)]
+    elapsed = perf_counter() - began
+    for rows in ids:
+        replay.update(rows, carry)
+    return replay, len(ids) * LANES / elapsed
+
+
+def _race(
+    replay: Replay, batch: int, length: int, shape: tuple[int, ...], seconds: float
+) -> dict[str, float]:
+    """Time `sample` and the plain copy in turn, so that both see the same machine."""
+    arena = np.zeros((replay.rows, *shape), np.uint8)
+    arena[...] = 1
+    target = np.empty((batch, length, *shape), np.uint8)
+    random = np.random.default_rng(0)
+
+    def copy() -> None:
+        starts = random.integers(0, len(arena) - length, batch)
+        for into, start in zip(target, starts, strict=True):
+            into[...] = arena[start : start + length]
+
+    ours, numpys = [], []
+    deadline = perf_counter() + seconds
+    while perf_counter() < deadline or len(ours) < 2 * WARM_UP:
+        began = perf_counter()
+        replay.sample(batch, length)
+        between = perf_counter()
+        copy()
+        ours.append(between - began)
+        numpys.append(perf_counter() - between)
+    ours, numpys = ours[WARM_UP:], numpys[WARM_UP:]
+    rate = 1 / median(ours)
+    return {
+        "batches_per_second": rate,
+        "rows_per_second": rate * batch * length,
+        "numpy_batches_per_second": 1 / median(numpys),
+        "ratio": median(theirs / mine for theirs, mine in zip(numpys, ours, strict=True)),
+    }

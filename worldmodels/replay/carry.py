@@ -1,0 +1,196 @@
+"""The four ways in which a window gets the model state before its first row.
+
+`zero`: none. `burnin:k`: none, but k leading rows that bear no loss. `stored`: the state that the
+learner last wrote at the row before. `continue`: every sequence of the batch goes on where it
+stopped, with the state it stopped in.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from worldmodels.backbones.base import LeafSpec
+from worldmodels.errors import UserError, near
+from worldmodels.objects import Carry
+from worldmodels.replay.packing import KNOWN, Packing
+from worldmodels.replay.rows import Column
+from worldmodels.replay.store import Store
+
+Draw = Callable[[int], list[int]]
+"""count -> that many starts of resident windows."""
+Window = tuple[list[int], Carry | None, np.ndarray]
+"""Starts of B windows, the carry before them, and which of them have one (bool [B])."""
+MAX_STORED_BYTES = 64 * 1024
+MAX_REDRAWS = 8
+NOWHERE = -(1 << 60)
+"""A row id far from all rows: a stream that has not started."""
+
+
+class CarryMode(Protocol):
+    """How windows begin, and what becomes of the states that learning computed."""
+
+    side_columns: dict[str, Column]
+    """What it keeps beside each row."""
+
+    def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
+        """Choose B windows of `rows` rows."""
+        ...
+
+    def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
+        """Note the states after rows ids [N]."""
+        ...
+
+    def save(self, store: Store) -> dict[str, np.ndarray]:
+        """Arrays for a checkpoint."""
+        ...
+
+    def load(self, store: Store, saved: Mapping[str, np.ndarray]) -> None:
+        """Inverse of `save`, into a store that holds the same rows."""
+        ...
+
+
+class Zero:
+    """Every window starts from zeros; `zero` and `burnin:k`."""
+
+    def __init__(self):
+        self.side_columns: dict[str, Column] = {}
+
+    def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
+        """Any windows, no carry."""
+        return draw(batch), None, np.zeros(batch, np.bool_)
+
+    def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
+        """Nothing is kept."""
+
+    def save(self, store: Store) -> dict[str, np.ndarray]:
+        """Nothing is kept."""
+        return {}
+
+    def load(self, store: Store, saved: Mapping[str, np.ndarray]) -> None:
+        """Nothing is kept."""
+
+
+class Stored:
+    """Every row keeps the last state that was written at it, in side columns of the store."""
+
+    def __init__(self, packing: Packing):
+        if packing.row_bytes > MAX_STORED_BYTES:
+            raise UserError(
+                f"replay.carry=stored would keep {packing.row_bytes / 1024:.0f} KiB of state per "
+                f"row, above {MAX_STORED_BYTES // 1024} KiB; use replay.carry=burnin:8 instead"
+            )
+        self._packing = packing
+        self.side_columns = packing.columns
+
+    def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
+        """Any windows, with what is stored at the row before each."""
+        starts = draw(batch)
+        before = store.gather(np.array(starts, np.int64) - 1)
+        return starts, self._packing.unpack(before), before[KNOWN]
+
+    def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
+        """Store the states at their rows; rows that are gone are left out."""
+        store.scatter(ids, self._packing.pack(carry))
+
+    def save(self, store: Store) -> dict[str, np.ndarray]:
+        """The side columns of every segment."""
+        return {
+            f"{segment.first}.{name}": values
+            for segment in store.segments.values()
+            for name, values in segment.filled(self.side_columns).items()
+        }
+
+    def load(self, store: Store, saved: Mapping[str, np.ndarray]) -> None:
+        """Fill the side columns of every segment."""
+        for segment in store.segments.values():
+            for name, values in segment.filled(self.side_columns).items():
+                values[...] = saved[f"{segment.first}.{name}"]
+
+
+class Continue:
+    """B streams, each read on from where it stopped until its lane ends or its rows are gone."""
+
+    def __init__(self, packing: Packing, streams: int):
+        self.side_columns: dict[str, Column] = {}
+        self._packing = packing
+        self._next = np.full(streams, NOWHERE, np.int64)
+        """[B]: the row each stream reads next."""
+        self._heads = {
+            name: np.zeros((streams, *column.shape), column.dtype)
+            for name, column in packing.columns.items()
+        }
+        """[B, ...] per column: the state after row `_next - 1`, where it is known."""
+
+    def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
+        """The windows where the streams stopped; imagination takes any, without a carry."""
+        if not learn:
+            return draw(batch), None, np.zeros(batch, np.bool_)
+        if batch != len(self._next):
+            raise ValueError(
+                f"replay.carry=continue keeps {len(self._next)} streams; sample batches of that "
+                f"size, not of {batch}"
+            )
+        for stream in range(batch):
+            if not store.holds(int(self._next[stream]), rows):
+                self._forget(stream)
+                self._next[stream] = NOWHERE
+                self._next[stream] = self._redraw(draw, rows)
+        starts = self._next.tolist()
+        heads = {name: values.copy() for name, values in self._heads.items()}
+        self._next += rows
+        for stream in range(batch):
+            self._forget(stream)
+        return starts, self._packing.unpack(heads), heads[KNOWN]
+
+    def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
+        """Keep the states of those rows at which a stream stopped."""
+        for stream, following in enumerate(self._next):
+            hits = np.flatnonzero(ids == following - 1)
+            if len(hits):
+                head = self._packing.pack(carry.index(torch.from_numpy(hits[-1:])))
+                for name, value in head.items():
+                    self._heads[name][stream] = value[0]
+
+    def save(self, store: Store) -> dict[str, np.ndarray]:
+        """Where the streams stopped, and in which state."""
+        return {"next": self._next, **self._heads}
+
+    def load(self, store: Store, saved: Mapping[str, np.ndarray]) -> None:
+        """Take the streams up again."""
+        self._next = saved["next"]
+        self._heads = {name: saved[name] for name in self._heads}
+
+    def _forget(self, stream: int) -> None:
+        for values in self._heads.values():
+            values[stream] = 0
+
+    def _redraw(self, draw: Draw, rows: int) -> int:
+        """A start whose window overlaps no other stream's, if a few draws find one."""
+        start = NOWHERE
+        for _ in range(MAX_REDRAWS):
+            (start,) = draw(1)
+            if (np.abs(self._next - start) >= rows).all():
+                break
+        return start
+
+
+def make_carry(
+    text: str, spec: Mapping[str, LeafSpec] | None, streams: int
+) -> tuple[CarryMode, int]:
+    """`zero`, `burnin:K`, `stored` or `continue` -> the mode and its number of burn-in rows."""
+    name, _, count = text.partition(":")
+    if text == "zero":
+        return Zero(), 0
+    if name == "burnin" and count.isdecimal() and int(count) > 0:
+        return Zero(), int(count)
+    if text not in ("stored", "continue"):
+        raise UserError(
+            f"replay.carry={text} is not one of zero, burnin:K (K leading rows), stored, continue"
+            f"{near(text, ('zero', 'burnin:8', 'stored', 'continue'))}"
+        )
+    if spec is None:
+        raise UserError(f"replay.carry={text} needs a model with a carry; use replay.carry=zero")
+    packing = Packing(spec)
+    return (Stored(packing), 0) if text == "stored" else (Continue(packing, streams), 0)
