@@ -2,6 +2,7 @@
 
 Letters: B sequences, T rows of time, M imagination starts, L imagined steps, A action size,
 F feature width, S stochastic groups, C classes per group. Batch first, time on axis 1.
+Not frozen, but never changed: Fabric rebuilds field by field what passes a wrapped `forward`.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -17,7 +18,7 @@ Carry: TypeAlias = State
 row t. Its backbone state has consumed z_{t-1} and a_{t-1}, but not z_t."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """Replay -> learner. Row t is what arrived at time t (design law 1)."""
 
@@ -69,7 +70,7 @@ class Batch:
         return replace(self, obs=obs, **cut)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Latents:
     """World model -> imagination and actor-critic."""
 
@@ -89,7 +90,7 @@ class Latents:
     """B rows, detached: the model state after row T - 1."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rollout:
     """Imagination -> actor-critic; everything detached."""
 
