@@ -123,6 +123,13 @@ def unwritable(folder: Path, error: OSError) -> UserError:
     advice = "check the disk"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         advice = "free disk space, then resume the run"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+    elif error.errno in (
+        errno.EACCES,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EEXIST,
+    ):
         advice = "make the folder writable or choose another run folder"
     return UserError(f"cannot write the replay into {folder} ({error.strerror}); {advice}")

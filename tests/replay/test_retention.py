@@ -1,0 +1,82 @@
+"""The newest rows stay (T7), within a memory that is known before the run (T12)."""
+
+import pytest
+
+from worldmodels.errors import UserError
+from worldmodels.replay.plan import check_memory, make_plan
+
+
+def resident(replay) -> set[int]:
+    return {
+        segment.first + row
+        for segment in replay._store.segments.values()
+        for row in range(segment.rows)
+    }
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_the_newest_rows_stay(toys, lanes):
+    stream = toys.Stream(lanes)
+    replay = toys.replay(lanes, capacity=100, segment=8)
+    added = []
+    for _ in range(300):
+        added += stream.add_to(replay)
+        kept = resident(replay)
+        assert len(kept) == replay.rows <= 100
+        assert replay.rows >= min(len(added), 100 - 8 - lanes + 1)
+        # Lanes advance together: what left is older than what stayed, up to one segment.
+        gone = [at for at, row in enumerate(added) if row not in kept]
+        stayed = [at for at, row in enumerate(added) if row in kept]
+        assert max(gone, default=-1) < min(stayed) + 8 * lanes
+    for _ in range(30):
+        stream.check(replay.sample(8, 4))
+
+
+def test_memory_is_known_before_the_run_and_stays(toys):
+    stream = toys.Stream(2)
+    replay = toys.replay(2, capacity=200, segment=16, carry="stored")
+    before, text = replay.bytes, replay.describe()
+    stream.add_to(replay, 1000)
+    replay.sample(4, 4)
+    assert replay.bytes == before
+    assert replay.describe() == text
+    assert replay.bytes <= (200 + 2 * 16) * replay._store.row_bytes
+    assert "newest 200 rows" in text
+    assert "carry stored" in text
+
+
+def test_lanes_that_are_cut_all_the_time_do_not_grow_memory(toys):
+    stream = toys.Stream(2)
+    replay = toys.replay(2, capacity=100, segment=8)
+    before = replay.bytes
+    for _ in range(100):
+        stream.add_to(replay)
+        replay.end_lane(1)
+    assert replay.bytes == before
+    assert replay.rows <= 100
+    stream.check(replay.sample(8, 4))
+
+
+def test_reserve_takes_only_what_a_short_run_needs(toys):
+    stream = toys.Stream(2)
+    short = toys.replay(2, capacity=10_000, segment=16, reserve=100)
+    assert short.bytes <= (100 + 2 * 16) * short._store.row_bytes
+    before = short.bytes
+    stream.add_to(short, 50)
+    assert short.bytes == before
+    stream.add_to(short, 200)
+    assert short.rows == 500
+    assert toys.replay(2, capacity=100, reserve=10_000).bytes == toys.replay(2, capacity=100).bytes
+
+
+def test_a_capacity_that_cannot_work_is_refused(toys):
+    with pytest.raises(UserError, match="raise it to at least 256"):
+        toys.replay(2, capacity=200, batch_length=64)
+    plan = make_plan(10**9, 1024, 1, 64, None)
+    with pytest.raises(UserError, match=r"lower replay\.capacity"):
+        check_memory(plan, 12_300)
+
+
+def test_segments_are_small_against_the_capacity():
+    assert make_plan(1000, 1024, 2, 16, None).segment_rows == 125
+    assert make_plan(100_000, 1024, 2, 16, None).segment_rows == 1024
