@@ -82,7 +82,8 @@ class Atari:
         points, over, truncated = self._play(self._actions[int(action)])
         lives = self._ale.lives()
         life_lost = lives < self._lives
-        # Some games show zero lives for a few frames before they are over: that end is game over.
+        # Zero lives before game over: the coming game over is the end (Q*bert did so once; the
+        # rule is that of EpisodicLifeEnv in OpenAI Baselines).
         ends_value = life_lost and lives > 0 and config.life_loss != "off"
         self._life_ended = ends_value and config.life_loss == "episode" and not (over or truncated)
         self._lives = lives

@@ -162,6 +162,36 @@ def test_an_episode_of_one_life_continues_the_same_game():
         assert rows[t].reward.item() == 0
 
 
+def test_zero_lives_are_not_yet_game_over():
+    class NoLives:
+        """An emulator that shows zero lives while its game goes on."""
+
+        def __init__(self, ale):
+            self.ale = ale
+
+        def lives(self):
+            return 0
+
+        def __getattr__(self, name):
+            return getattr(self.ale, name)
+
+    env = Atari(breakout(life_loss="episode"), 0)
+    env.reset()
+    env._ale = NoLives(env._ale)
+    row = env.step(np.array(0))
+    assert row.life_lost.item()
+    assert not row.is_last.item()
+    assert not row.is_terminal.item()
+
+
+def test_a_new_game_shows_nothing_of_the_last_one():
+    env = Atari(pong(noop_max=0), 0)
+    first = env.reset()
+    for _ in range(50):
+        env.step(np.array(2))
+    assert first_difference([first], [env.reset()]) is None
+
+
 def test_no_ops_are_uniform_from_0_to_noop_max():
     env = Atari(pong(noop_max=5), 0)
     counts = np.zeros(6, int)

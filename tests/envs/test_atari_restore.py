@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from worldmodels.envs.atari import Atari
@@ -62,6 +63,7 @@ def test_states_continue_exactly_in_a_fresh_process(tmp_path):
     cases = [
         (AtariConfig("atari:Pong"), "mid-episode"),
         (AtariConfig("atari:Pong", sticky=0.25), "mid-episode"),
+        (AtariConfig("atari:Pong", max_frames=1000), "mid-episode"),
         (AtariConfig(breakout), "after is_last"),
         (AtariConfig(breakout, sticky=0.25), "after is_last"),
         (AtariConfig(breakout, sticky=0.25, life_loss="episode"), "after is_last"),
@@ -76,6 +78,19 @@ def test_states_continue_exactly_in_a_fresh_process(tmp_path):
     file.write_bytes(pickle.dumps(saved))
     command = [sys.executable, "-c", CONTINUE, str(file), str(ROWS)]
     assert subprocess.check_output(command, text=True).split() == expected
+
+
+def test_a_life_lost_right_after_a_restore_is_seen():
+    env = Atari(AtariConfig("atari:Breakout"), 0)
+    play = RandomPlay(env, seed=1)
+    play.row()
+    before, lost = env.get_state(), False
+    while not lost:
+        before = env.get_state()
+        lost = play.row().life_lost.item()
+    other = Atari(AtariConfig("atari:Breakout"), 5)
+    other.set_state(before)
+    assert other.step(np.array(0)).life_lost.item()
 
 
 def test_a_state_of_another_game_is_refused():

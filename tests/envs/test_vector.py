@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from worldmodels.envs.configs import AtariConfig, CatchConfig
 from worldmodels.envs.errors import UserError
 from worldmodels.envs.rollout import first_difference
+from worldmodels.envs.spec import Step
 from worldmodels.envs.vector import VecEnv, make_vec
 
 TERMINAL, TRUNCATED = "terminal", "truncated"
@@ -45,6 +46,8 @@ def test_the_worked_episode(scripted):
 def test_every_script_gives_k_plus_one_rows(scripted, scripts):
     rows = play(VecEnv([scripted(script) for script in scripts]), 40)
     for e, script in enumerate(scripts):
+        assert rows[0].is_first[e]
+        assert all(after.is_first[e] == row.is_last[e] for row, after in pairwise(rows))
         starts = [t for t, row in enumerate(rows) if row.is_first[e]]
         for number, (start, end) in enumerate(pairwise(starts)):
             length, how = script[number % len(script)]
@@ -64,6 +67,8 @@ def test_the_action_of_a_reset_row_is_ignored(scripted):
 
 
 def test_rows_are_owned_by_the_caller(scripted):
+    board = np.zeros((2, 2, 1), np.bool_)
+    assert not np.shares_memory(Step.row({"planes": board}).obs["planes"], board)
     vec = VecEnv([scripted([(9, TERMINAL)]), scripted([(9, TERMINAL)])])
     row = vec.step(np.zeros(2))
     before = row.obs["vector"].copy()
