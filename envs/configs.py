@@ -54,7 +54,7 @@ class AtariConfig:
     fire_on_reset: bool = False
     """Press FIRE for one frame after each reset, in games that have the button."""
     max_frames: int = 108_000
-    """Emulator frames after which a game is truncated (108000 = 30 minutes of play)."""
+    """Emulator frames after which a game is truncated, no-ops not counted (108000 = 30 minutes)."""
     life_loss: Literal["off", "flag", "episode"] = "off"
     """What a lost life does: nothing; `flag`: it ends value, the episode goes on; `episode`: it
     ends the episode too, and the next one continues the same game."""

@@ -33,10 +33,9 @@ class VecEnv:
 
     def step(self, actions: np.ndarray) -> Step:
         """The next row of every environment; actions int64 [E] or float32 [E, A]."""
-        rows = [self._row(index, action) for index, action in enumerate(actions)]
-        if len(rows) != self.num_envs:
-            raise ValueError(f"{len(rows)} actions for {self.num_envs} environments")
-        return Step.stack(rows)
+        if len(actions) != self.num_envs:
+            raise ValueError(f"{len(actions)} actions for {self.num_envs} environments")
+        return Step.stack([self._row(index, action) for index, action in enumerate(actions)])
 
     def _row(self, index: int, action: np.ndarray) -> Step:
         env = self.envs[index]
