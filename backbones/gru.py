@@ -22,5 +22,6 @@ class GRU(Backbone):
 
     def step(self, u: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
         """u [N, D_in] -> h [N, D], state."""
-        h = self.cell(u, self.apply_reset(state, reset)["h"])
+        h = self.apply_reset(state, reset)["h"]
+        h = self.cell(u, h).to(h.dtype)  # autocast on CUDA gives less
         return h, State({"h": h})

@@ -75,6 +75,6 @@ class RSSM(Backbone):
 def gru_update(gates: Tensor, h: Tensor, blocks: int) -> Tensor:
     """gates [N, 3 D], split within each block into reset, candidate, update; h [N, D] -> h'."""
     shape = (h.shape[0], blocks, -1)
-    reset, candidate, update = gates.view(h.shape[0], blocks, 3, -1).float().unbind(2)
+    reset, candidate, update = gates.view(h.shape[0], blocks, 3, -1).to(h.dtype).unbind(2)
     candidate = torch.tanh(torch.sigmoid(reset) * candidate)
     return torch.lerp(h.view(shape), candidate, torch.sigmoid(update - 1)).flatten(1)

@@ -1,5 +1,7 @@
 """Small worlds with random rows, given to tests as functions."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -27,7 +29,7 @@ def _seeded():
 def make_spec():
     """`make_spec("image", "vector", action="continuous", size=2)`."""
 
-    def make(*keys: str, action="discrete", size=3) -> EnvSpec:
+    def make(*keys: str, action: Any = "discrete", size=3) -> EnvSpec:
         return EnvSpec("test", {key: OBS[key] for key in keys}, ActionSpec(action, size))
 
     return make
@@ -37,7 +39,7 @@ def make_spec():
 def make_config():
     """`make_config("gru", "x")`, small; further fields of `ActorCriticConfig` by name."""
 
-    def make(backbone="rssm", posterior="hx", **behaviour) -> Config:
+    def make(backbone="rssm", posterior: Any = "hx", **behaviour) -> Config:
         behaviour = {"layers": 1, "units": 8, "imagination_length": 3} | behaviour
         return Config(
             backbone=BACKBONES[backbone],
