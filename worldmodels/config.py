@@ -4,11 +4,50 @@ Imports neither torch nor numpy, so that `--help` is quick. Derived numbers are 
 """
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 from worldmodels.backbones.configs import RSSMConfig
 from worldmodels.envs.configs import CatchConfig
 from worldmodels.errors import UserError
+
+_AT_LEAST = {
+    "steps": 1,
+    "threads": 0,
+    "num_envs": 1,
+    "train_ratio": 0,
+    "horizon": 1,
+    "world_model.stoch": 1,
+    "world_model.classes": 2,
+    "world_model.hidden": 1,
+    "world_model.depth": 1,
+    "world_model.units": 1,
+    "actor_critic.units": 1,
+    "actor_critic.imagination_length": 1,
+    "actor_critic.starts": 0,
+    "replay.capacity": 1,
+    "replay.batch_size": 1,
+    "replay.batch_length": 2,
+    "replay.segment": 1,
+    "optimizer.learning_rate": 0,
+    "optimizer.warmup": 0,
+    "optimizer.agc": 0,
+    "evaluation.every": 0,
+    "evaluation.episodes": 1,
+    "evaluation.envs": 1,
+    "checkpoint.minutes": 0,
+    "checkpoint.keep": 1,
+    "log.every": 1,
+}
+_SHARES = (
+    "world_model.unimix",
+    "actor_critic.return_lambda",
+    "actor_critic.unimix",
+    "actor_critic.slow_rate",
+    "actor_critic.normalizer_decay",
+    "optimizer.beta1",
+    "optimizer.beta2",
+)
 
 
 @dataclass(frozen=True)
@@ -16,7 +55,7 @@ class WorldModelConfig:
     """Encoder, dynamics (posterior, backbone, prior), heads and their losses."""
 
     posterior: Literal["hx", "x"] = "hx"
-    """`hx` reads memory and observation (DreamerV3); `x` the observation alone (parallel in time)."""
+    """`hx` reads memory and observation (DreamerV3); `x` the observation alone (parallel)."""
     stoch: int = 32
     """Categorical latents per state."""
     classes: int = 4
@@ -88,7 +127,7 @@ class ReplayConfig:
     """What is kept and how it is drawn."""
 
     capacity: int = 1_000_000
-    """Rows kept; the oldest go first. Memory for min(capacity, steps) rows is taken at the start."""
+    """Rows kept; the oldest go first. Memory for min(capacity, steps) rows is taken at once."""
     batch_size: int = 16
     """Sequences in a batch."""
     batch_length: int = 64
@@ -203,6 +242,16 @@ class Config:
     """Checkpoints."""
     log: LogConfig = field(default_factory=LogConfig)
     """Logs."""
+
+    def __post_init__(self):
+        for name, least in _AT_LEAST.items():
+            value = attrgetter(name)(self)
+            if not value >= least:  # so written that NaN fails too
+                raise UserError(f"{name} is at least {least}, not {value}")
+        for name in _SHARES:
+            value = attrgetter(name)(self)
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} lies between 0 and 1, not at {value}")
 
     @property
     def discount(self) -> float:

@@ -1,1 +1,1 @@
-"""Sub-package of worldmodels."""
+"""Measurements whose numbers survive a change of machine; `worldmodels bench` prints them."""

@@ -1,0 +1,80 @@
+"""The console command `worldmodels`: finds the command's module, imports it, reports its errors."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+from worldmodels import __version__
+from worldmodels.errors import Stopped, UserError, near
+
+COMMANDS = {
+    "train": ("worldmodels.cli.train", "train an agent, or resume a run"),
+    "eval": ("worldmodels.cli.evaluate", "play episodes with a trained agent"),
+    "dream": ("worldmodels.cli.dream", "draw what a trained agent imagines against what happens"),
+    "bench": ("worldmodels.cli.bench", "measure the update or the replay on this machine"),
+    "envs": ("worldmodels.cli.envs", "list the environments"),
+    "doctor": ("worldmodels.cli.doctor", "say what works on this machine, and why"),
+    "runs": ("worldmodels.cli.runs", "list the run folders"),
+}
+"""Command -> (module with `run(argv)`, one line of help)."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    try:
+        _dispatch([arg for arg in args if arg != "--debug"])
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        code, message = _explain(error)
+        print(message, file=sys.stderr)
+        raise SystemExit(code) from None
+    raise SystemExit(0)
+
+
+def _explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and the one line that the user reads."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, Stopped):
+        return error.exit_code, str(error)
+    if isinstance(error, UserError):
+        return error.exit_code, f"error: {error}"
+    first_line = next(iter(str(error).splitlines()), "no message")
+    return 1, (
+        f"error: {type(error).__name__}: {first_line}; run again with --debug for the traceback"
+    )
+
+
+def _dispatch(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_help())
+    elif argv[0] == "--version":
+        print(f"worldmodels {__version__}")
+    elif argv[0] in COMMANDS:
+        import_module(COMMANDS[argv[0]][0]).run(argv[1:])
+    else:
+        advice = near(argv[0], COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command '{argv[0]}'{advice}")
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    return f"""\
+usage: worldmodels COMMAND [OPTIONS]
+
+World models for reinforcement learning with swappable sequence backbones.
+
+commands:
+{commands}
+
+  worldmodels COMMAND --help   the options of a command
+  worldmodels --version        the version
+  --debug                      with any command: show the traceback of an error
+
+first steps: worldmodels doctor; worldmodels train catch"""

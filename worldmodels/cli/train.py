@@ -1,0 +1,129 @@
+"""`worldmodels train [ENV]`: settle the configuration, say where it comes from, train."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldmodels.cli.choices import Choices, Request, choose, read_choices
+from worldmodels.cli.options import apply_flags, flag
+from worldmodels.cli.run_folders import find_run
+from worldmodels.config import Config
+from worldmodels.config_file import differences, dump_config, load_config_file
+from worldmodels.errors import UserError
+
+_FIXED = (
+    "env.",
+    "backbone.",
+    "seed",
+    "num_envs",
+    "replay.",
+    "world_model.posterior",
+    "world_model.stoch",
+    "world_model.classes",
+    "world_model.hidden",
+    "world_model.prior_layers",
+    "world_model.posterior_layers",
+    "world_model.depth",
+    "world_model.units",
+    "world_model.vector_layers",
+    "world_model.head_layers",
+    "actor_critic.layers",
+    "actor_critic.units",
+)
+"""Options that shape what a checkpoint holds: the models, the replay, the random streams."""
+
+
+@dataclass(frozen=True)
+class TrainChoices(Choices):
+    """Train an agent, or resume a run."""
+
+    resume: str = ""
+    """Run folder to continue with its own configuration, and the flags given here over it."""
+    run: str = ""
+    """Folder of the new run; without one, a fresh folder under runs/."""
+    quiet: bool = False
+    """Print only what needs attention."""
+    print_config: bool = False
+    """Print the resulting configuration as YAML, and leave."""
+    dry_run: bool = False
+    """Build everything, run one update, print memory and speed, and leave."""
+
+
+def run(argv: list[str]) -> None:
+    """The command."""
+    choices, request = read_choices(argv, "train", TrainChoices)
+    config, notes = _settle(choices, request)
+    if choices.print_config:
+        print(dump_config(config), end="")
+        return
+    if not choices.quiet:
+        print("\n".join(notes))
+    from worldmodels import trainer  # torch and lightning, only now
+
+    if choices.dry_run:
+        _print_dry_run(trainer.dry_run(config))
+        return
+    folder = trainer.train(
+        config,
+        Path(choices.resume or choices.run) if choices.resume or choices.run else None,
+        resume=bool(choices.resume),
+        quiet=choices.quiet,
+        command=shlex.join(["worldmodels", "train", *argv]),
+    )
+    if not choices.quiet:
+        print(f"the run is in {folder}; next:")
+        print(f"  worldmodels eval {folder}\n  worldmodels dream {folder}")
+
+
+def _settle(choices: TrainChoices, request: Request) -> tuple[Config, list[str]]:
+    """The configuration, and a line for each of its sources."""
+    if choices.resume:
+        _refuse_beside_resume(choices, request)
+        run_folder = find_run(choices.resume)
+        base, notes = load_config_file(run_folder / "config.yaml"), [f"resuming {run_folder}"]
+    else:
+        chosen = choose(choices, request)
+        base, notes = chosen.config, list(chosen.notes)
+    config = apply_flags(base, request, "train", choices)
+    changes = differences(base, config)
+    if choices.resume:
+        _refuse_fixed(changes)
+    if changes:
+        said = (f"{flag(name)} {new} (was {old})" for name, (old, new) in changes.items())
+        notes.append(f"command line: {', '.join(said)}")
+    return config, notes
+
+
+def _refuse_beside_resume(choices: TrainChoices, request: Request) -> None:
+    """A resumed run has its environment, presets, backbone and folder already."""
+    given = {"the environment": request.env} | {
+        flag(name): getattr(choices, name) for name in ("preset", "config", "backbone", "run")
+    }
+    for name, value in given.items():
+        if value:
+            raise UserError(
+                f"--resume takes everything from the run's config.yaml, so {name} cannot be given "
+                "beside it; leave it out, or start a new run without --resume"
+            )
+
+
+def _refuse_fixed(changes: dict[str, tuple[Any, Any]]) -> None:
+    """What the checkpoint depends on stays as it was."""
+    fixed = [name for name in changes if name.startswith(_FIXED)]
+    if fixed:
+        old, new = changes[fixed[0]]
+        raise UserError(
+            f"a resumed run keeps its environment, models, replay and seed, so {flag(fixed[0])} "
+            f"stays {old}; leave it out, or start a new run for {new}"
+        )
+
+
+def _print_dry_run(report: dict[str, Any]) -> None:
+    """What one update takes, and what the run would."""
+    print("\n".join(report["description"]))
+    print(f"one update    {1000 * report['seconds_per_update']:.0f} ms")
+    print(f"whole run     {report['updates']} updates, {report['hours_of_updates']:.2f} hours")
+    print(f"peak memory   {report['peak_memory_gib']:.2f} GiB")
+    if report["peak_gpu_memory_gib"] is not None:
+        print(f"on the GPU    {report['peak_gpu_memory_gib']:.2f} GiB")

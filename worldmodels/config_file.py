@@ -1,0 +1,187 @@
+"""A configuration as plain data and as YAML; every option that a user gives is checked here.
+
+Presets, config files, the command line's flags and `load_config` all go through `from_dict`, so
+that an unknown key or a wrong type gets the same error everywhere. Imports neither torch nor numpy.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass, replace
+from operator import attrgetter
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from worldmodels.config import Config
+from worldmodels.envs.registry import config_for
+from worldmodels.errors import UserError, near
+from worldmodels.registry import backbone_config
+
+DEFAULTS_OF: Mapping[str, Callable[[str], Any]] = MappingProxyType(
+    {"env": config_for, "backbone": backbone_config}
+)
+"""The blocks whose `name` picks the dataclass that the other options belong to."""
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain data; `from_dict` is the inverse."""
+    return asdict(config)
+
+
+def dump_config(config: Config) -> str:
+    """YAML that holds every option; `load_config_file` reads it back."""
+    return yaml.safe_dump(to_dict(config), sort_keys=False, width=100)
+
+
+def load_config_file(path: Path) -> Config:
+    """The configuration in a YAML file; what the file leaves out has its default."""
+    return apply_file(path, read_options(path), Config())
+
+
+def apply_file(path: Path, options: Mapping[str, Any], base: Config) -> Config:
+    """`base` with the options that were read from `path`; errors name the file."""
+    try:
+        return from_dict(options, base)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def read_options(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, unchecked."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a config file: it is not text") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not valid YAML{_place(error)}; correct it there") from error
+    if not isinstance(data, dict):
+        held = "nothing" if data is None else type(data).__name__
+        raise UserError(f"{path} is not a config file: it holds {held} instead of options by name")
+    return data
+
+
+def _place(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None)
+    return f" at line {mark.line + 1} ({problem})" if mark and problem else ""
+
+
+def from_dict(
+    options: Mapping[str, Any], base: Config, spell: Callable[[str], str] = str
+) -> Config:
+    """`base` with nested `options` over it; another `name` resets its block to the defaults.
+
+    `spell` gives the name by which an error calls a dotted option.
+    """
+    for block, defaults_of in DEFAULTS_OF.items():
+        given = options.get(block)
+        if isinstance(given, Mapping) and "name" in given:
+            defaults = defaults_of(_read(given["name"], str, f"{block}.name", spell))
+            if defaults.name != getattr(base, block).name:
+                base = replace(base, **{block: defaults})
+            options = {**options, block: {**given, "name": defaults.name}}
+    return _apply(options, base, "", base, spell)
+
+
+def option_names(config: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted name of every option of a configuration."""
+    for name, value in vars(config).items():
+        if is_dataclass(value):
+            yield from option_names(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted option -> (old, new) where two configurations of the same environment differ."""
+    pairs = ((name, attrgetter(name)) for name in option_names(after))
+    return {name: (old, new) for name, get in pairs if (old := get(before)) != (new := get(after))}
+
+
+def _apply(
+    options: Mapping[str, Any], into: Any, prefix: str, root: Config, spell: Callable[[str], str]
+) -> Any:
+    """The dataclass `into`, found at `prefix` of `root`, with `options` over it."""
+    types = get_type_hints(type(into))
+    changes = {}
+    for key, value in options.items():
+        path = f"{prefix}{key}"
+        if key not in types:
+            raise unknown_option(path, root, spell)
+        current = getattr(into, key)
+        if not is_dataclass(current):
+            changes[key] = _read(value, types[key], path, spell)
+        elif isinstance(value, Mapping):
+            changes[key] = _apply(value, current, f"{path}.", root, spell)
+        else:
+            first = next(option_names(current))
+            raise UserError(
+                f"{spell(path)} has options of its own, such as {spell(f'{path}.{first}')}; "
+                f"give those instead of {value!r}"
+            )
+    return replace(into, **changes)
+
+
+def unknown_option(path: str, config: Config, spell: Callable[[str], str] = str) -> UserError:
+    """The error for an option that `config` does not have."""
+    return UserError(
+        f"unknown option '{spell(path)}'{near(spell(path), map(spell, option_names(config)))}"
+    )
+
+
+def _read(value: Any, kind: Any, path: str, spell: Callable[[str], str]) -> Any:
+    """`value` as the type `kind`; numbers may be text, because YAML reads `1e5` as text."""
+    if get_origin(kind) is Literal:
+        for choice in get_args(kind):
+            if str(choice) == str(value):
+                return choice
+        choices = [str(choice) for choice in get_args(kind)]
+        raise UserError(
+            f"{spell(path)} is one of {', '.join(choices)}, not {value!r}"
+            f"{near(str(value), choices)}"
+        )
+    if kind not in _READERS:
+        return value  # a plug-in's own type, which its dataclass checks
+    described, read = _READERS[kind]
+    try:
+        return read(value)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UserError(f"{spell(path)} is {described}, not {value!r}") from error
+
+
+def whole_number(value: Any) -> int:
+    """`value`, a number or its text, as an int; ValueError where it has a fraction."""
+    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
+        return int(value)
+    number = _number(value)
+    if not number.is_integer():
+        raise ValueError
+    return value if isinstance(value, int) else int(number)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError
+    return float(value)
+
+
+def _instance_of(kind: type) -> Callable[[Any], Any]:
+    def read(value: Any) -> Any:
+        if not isinstance(value, kind):
+            raise ValueError
+        return value
+
+    return read
+
+
+_READERS: Mapping[Any, tuple[str, Callable[[Any], Any]]] = MappingProxyType(
+    {
+        int: ("a whole number", whole_number),
+        float: ("a number", _number),
+        str: ("text", _instance_of(str)),
+        bool: ("true or false", _instance_of(bool)),
+    }
+)

@@ -1,0 +1,160 @@
+"""Presets: YAML files of named choices, stacked left to right, and the defaults that stack them.
+
+A preset's options for a backbone stand under `backbones:` by the backbone's name; those of the
+backbone that is chosen hold, the others do not. Likewise a config file's `env:` and `backbone:`
+blocks count only while the environment and the backbone are the ones that they name. Imports
+neither torch nor numpy, unless the default presets depend on whether there is a GPU.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldmodels.config import Config
+from worldmodels.config_file import DEFAULTS_OF, apply_file, from_dict, read_options
+from worldmodels.envs.registry import config_for
+from worldmodels.errors import UserError, near
+
+FOLDER = Path(__file__).with_name("presets")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A configuration and where its values come from."""
+
+    config: Config
+    presets: tuple[str, ...]
+    notes: tuple[str, ...]
+    """One line per source, for the start of a run."""
+
+
+def preset_names() -> list[str]:
+    """Every preset, sizes in rising order."""
+    names = [path.stem for path in FOLDER.glob("*.yaml")]
+    return sorted(names, key=lambda name: (name.startswith("size"), _numbers(name), name))
+
+
+def _numbers(name: str) -> list[int]:
+    return [int(digits) for digits in re.findall(r"\d+", name)] if name.startswith("size") else []
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The options of a preset, as its file holds them."""
+    names = preset_names()
+    if name not in names:
+        advice = near(name, names) or f"; there are {', '.join(names)}"
+        raise UserError(f"no preset '{name}'{advice}")
+    return read_options(FOLDER / f"{name}.yaml")
+
+
+def default_presets(env_name: str, on_gpu: bool) -> list[str]:
+    """The presets of a run that names none."""
+    family = env_name.partition(":")[0]
+    if family == "catch":
+        return ["demo"]
+    if family not in ("atari", "atari100k"):
+        return ["small"]
+    if on_gpu:
+        return ["dreamerv3", "size12m", "atari100k"]
+    return ["dreamerv3", "size1m", *(["atari100k"] if family == "atari100k" else [])]
+
+
+def load_config(
+    env: str | None = None,
+    presets: Sequence[str] | None = None,
+    config_file: Path | str | None = None,
+    backbone: str | None = None,
+    **options: Any,
+) -> Config:
+    """The configuration that the command line would build.
+
+    `options` come last and are nested as in a config file:
+    `load_config("catch", steps=2e4, replay={"batch_size": 8})`.
+    """
+    chosen = choose_config(
+        env, presets, config_file, backbone, device=str(options.get("device", "auto"))
+    )
+    return from_dict(options, chosen.config)
+
+
+def choose_config(
+    env: str | None = None,
+    presets: Sequence[str] | None = None,
+    config_file: Path | str | None = None,
+    backbone: str | None = None,
+    *,
+    device: str = "auto",
+    look_for_gpu: bool = True,
+) -> Chosen:
+    """Defaults, then presets (given ones, or those that suit environment and device), then a file.
+
+    Without `look_for_gpu` no device is looked for, and `auto` counts as a CPU.
+    """
+    file = Path(config_file) if config_file else None
+    from_file = read_options(file) if file else {}
+    env_name = env or _named(from_file, "env") or "catch"
+    env_config = config_for(env_name)
+    notes = []
+    if presets is None:
+        if device == "auto":
+            device = str(from_file.get("device", "auto"))
+        on_gpu = env_name.startswith("atari") and _is_gpu(device, look_for_gpu)
+        presets = default_presets(env_name, on_gpu)
+        notes.append(f"presets {' '.join(presets)}: default for {_situation(env_name, on_gpu)}")
+    else:
+        notes.append(f"presets {' '.join(presets) or 'none'}: as asked")
+    layers = [load_preset(name) for name in presets]
+    named = [name for layer in [*layers, from_file] if (name := _named(layer, "backbone"))]
+    base = Config(env=env_config)
+    if backbone or named:
+        base = from_dict({"backbone": {"name": backbone or named[-1]}}, base)
+    config = base
+    for name, layer in zip(presets, layers, strict=True):
+        notes += _unsized(name, layer, config)
+        config = apply_file(FOLDER / f"{name}.yaml", _for_choice(layer, config), config)
+    if file:
+        config = apply_file(file, _for_choice(from_file, config), config)
+        notes.append(f"config file {file}: {', '.join(from_file)}")
+    return Chosen(config, tuple(presets), tuple(notes))
+
+
+def _named(layer: Mapping[str, Any], block: str) -> str | None:
+    """The environment or backbone that a layer names."""
+    options = layer.get(block)
+    name = options.get("name") if isinstance(options, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def _for_choice(layer: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """A layer without what it says about other environments and backbones."""
+    result = {key: value for key, value in layer.items() if key != "backbones"}
+    for block, defaults_of in DEFAULTS_OF.items():
+        name = _named(layer, block)
+        if name and defaults_of(name).name != getattr(config, block).name:
+            del result[block]
+    widths = layer.get("backbones", {}).get(config.backbone.name, {})
+    return result | ({"backbone": widths} if widths else {})
+
+
+def _unsized(name: str, layer: Mapping[str, Any], config: Config) -> list[str]:
+    """A note where a preset sizes backbones, but not this one."""
+    backbone = config.backbone.name
+    if "backbones" not in layer or backbone in layer["backbones"]:
+        return []
+    return [f"preset {name} has no options for backbone {backbone}, which keeps its defaults"]
+
+
+def _situation(env_name: str, on_gpu: bool) -> str:
+    if env_name.startswith("atari"):
+        return f"{env_name} on a {'GPU' if on_gpu else 'CPU'}"
+    return env_name
+
+
+def _is_gpu(device: str, look: bool) -> bool:
+    if device != "auto" or not look:
+        return device.startswith("cuda")
+    import torch  # seconds; only Atari's defaults ask
+
+    return torch.cuda.is_available()
