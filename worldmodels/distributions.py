@@ -28,8 +28,9 @@ def symexp(x: Tensor) -> Tensor:
 @cache
 def default_bins(device: torch.device | str = "cpu") -> Tensor:
     """The 255 bins of the 2025 form: symexp of even spacing over [-20, 20], exactly symmetric."""
-    half = symexp(torch.linspace(-20, 0, 128, dtype=torch.float64)).float()
-    return torch.cat([half, -half[:-1].flip(0)]).to(device)
+    with torch.inference_mode(False):  # what is kept must serve training, whoever asks first
+        half = symexp(torch.linspace(-20, 0, 128, dtype=torch.float64, device="cpu")).float()
+        return torch.cat([half, -half[:-1].flip(0)]).to(device)
 
 
 class TwoHot:
@@ -92,8 +93,9 @@ class OneHot:
 
     @classmethod
     def from_logits(cls, logits: Tensor, unimix: float = UNIMIX) -> "OneHot":
-        """logits [..., C] -> probs (1 - unimix) softmax(logits) + unimix / C, float32."""
-        return cls((1 - unimix) * logits.float().softmax(-1) + unimix / logits.shape[-1])
+        """logits [..., C] -> probs (1 - unimix) softmax(logits) + unimix / C, at least float32."""
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return cls((1 - unimix) * wide.softmax(-1) + unimix / logits.shape[-1])
 
     @property
     def log_probs(self) -> Tensor:
@@ -112,9 +114,12 @@ class OneHot:
         """The most probable class, one-hot [..., C] float32."""
         return F.one_hot(self.probs.argmax(-1), self.probs.shape[-1]).float()
 
-    def sample(self, generator: torch.Generator | None = None, dtype=torch.float32) -> Tensor:
-        """An exact one-hot [..., C] in `dtype`; its gradient is that of `probs`."""
-        return straight_through(sample_onehot(self.probs.detach(), generator), self.probs, dtype)
+    def sample(
+        self, generator: torch.Generator | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """An exact one-hot [..., C] in `dtype` (of `probs`); its gradient is that of `probs`."""
+        hard = sample_onehot(self.probs.detach(), generator)
+        return straight_through(hard, self.probs, dtype or self.probs.dtype)
 
 
 def sample_onehot(probs: Tensor, generator: torch.Generator | None) -> Tensor:

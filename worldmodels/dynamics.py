@@ -170,7 +170,7 @@ class Dynamics(nn.Module):
             for name, leaf in state.items()
             if name != self.backbone.output_leaf
         }
-        return State({"h": h, "z": z, **own})
+        return State({"h": h.to(z.dtype), "z": z, **own})  # autocast may have narrowed h
 
     def _state(self, carry: Carry) -> State:
         leaves = {}

@@ -32,7 +32,10 @@ class LaProp(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure=None):
         """One update; parameters without a gradient are left alone."""
-        loss = None if closure is None else closure()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:

@@ -1,6 +1,7 @@
 """The block GRU and the plain GRU against their equations, written out in float64."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +51,7 @@ def test_rssm_step_is_the_published_core(layers):
     grouped = torch.cat([torch.cat([part, x], 1) for part in h.chunk(blocks, 1)], 1)
     mixed = grouped @ torch.block_diag(*model.mix.weight.chunk(blocks, 1)) + model.mix.bias
     y = rms_norm_silu(mixed, model.mix_norm.weight)
-    hidden = list(model.hidden)
+    hidden: list[Any] = list(model.hidden)
     for linear, norm in zip(hidden[::2], hidden[1::2], strict=True):
         y = y @ torch.block_diag(*linear.weight.chunk(blocks, 1)) + linear.bias
         y = rms_norm_silu(y, norm.weight)
