@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from worldmodels.envs.errors import UserError
 
-__all__ = ["UserError", "near"]
+__all__ = ["NonFinite", "Stopped", "UserError", "near"]
 
 
 def near(word: str, names: Iterable[str]) -> str:
@@ -15,3 +15,17 @@ def near(word: str, names: Iterable[str]) -> str:
     if not close:
         return ""
     return "; did you mean " + " or ".join(f"'{by_lower[name]}'" for name in close) + "?"
+
+
+class Stopped(UserError):
+    """A signal ended the run after it was saved; the text says how to continue."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+class NonFinite(UserError):
+    """A loss became infinite or no number; the text says where the batch was dumped."""
+
+    exit_code = 1

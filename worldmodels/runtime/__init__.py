@@ -1,1 +1,1 @@
-"""Sub-package of worldmodels."""
+"""What a run stands on: device, seeds, folder, checkpoints, signals, logs, live view."""

@@ -1,0 +1,78 @@
+"""Environments <-> agent: writes what arrives into the replay. Letters: E environments."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldmodels.agent import Agent, Memory
+from worldmodels.backbones.base import State
+from worldmodels.envs.spec import ActionSpec
+from worldmodels.envs.vector import VecEnv
+from worldmodels.replay import Replay
+
+
+class Collector:
+    """Steps all environments once a call; keeps the acting state and the running returns."""
+
+    def __init__(self, envs: VecEnv, agent: Agent, replay: Replay, generator: torch.Generator):
+        self.envs, self.agent, self.replay, self.generator = envs, agent, replay, generator
+        self._action = no_action(envs.spec.action, envs.num_envs)
+        self._memory: Memory = agent.initial(envs.num_envs)
+        self._returns = np.zeros(envs.num_envs)
+        self._lengths = np.zeros(envs.num_envs, np.int64)
+
+    def collect(self) -> tuple[int, list[dict[str, Any]]]:
+        """One row of every environment; returns the actions that were executed and, for every
+        episode that ended, its return and length.
+        """
+        step = self.envs.step(self._action)
+        led_here = self._action.copy()
+        led_here[step.is_first] = no_action(self.envs.spec.action, 1)[0]
+        rows = self.replay.add(step, led_here)
+        self._action, self._memory = self.agent.act(
+            step.obs, self._memory, step.is_first, generator=self.generator
+        )
+        self.replay.update(rows, carry=self._memory.carry)
+        self._returns = np.where(step.is_first, 0.0, self._returns) + step.reward
+        self._lengths = np.where(step.is_first, 0, self._lengths) + step.is_real_step
+        ended = [
+            {"return": float(self._returns[i]), "length": int(self._lengths[i]), "env": int(i)}
+            for i in np.flatnonzero(step.is_last)
+        ]
+        return int(step.is_real_step.sum()), ended
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that decides the next row, except the environments' own states."""
+        return {
+            "action": torch.from_numpy(self._action),
+            "carry": self._memory.carry.save(),
+            "prev_action": self._memory.action,
+            "returns": torch.from_numpy(self._returns),
+            "lengths": torch.from_numpy(self._lengths),
+            "generator": self.generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        device = self.agent.device
+        spec = self.agent.world_model.dynamics.carry_spec()
+        self._action = state["action"].numpy()
+        carry = State.load(state["carry"], spec).to(device)
+        self._memory = Memory(carry, state["prev_action"].to(device))
+        self._returns, self._lengths = state["returns"].numpy(), state["lengths"].numpy()
+        self.generator.set_state(state["generator"])
+
+    def restore_envs(self, states: list[dict[str, Any] | None]) -> list[int]:
+        """Continue the environments; the lanes of those that cannot be are cut and named."""
+        lost = self.envs.set_state(states)
+        for lane in lost:
+            self.replay.end_lane(lane)
+        return lost
+
+
+def no_action(spec: ActionSpec, count: int) -> np.ndarray:
+    """What the replay stores where no action led to a row: -1, or zeros."""
+    if spec.kind == "discrete":
+        return np.full(count, -1, np.int64)
+    return np.zeros((count, spec.size), np.float32)

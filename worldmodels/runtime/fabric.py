@@ -1,0 +1,74 @@
+"""Device and precision, chosen once with a reason, and the Fabric that applies them."""
+
+from typing import Any
+
+import torch
+
+from worldmodels.config import Config
+from worldmodels.errors import UserError
+
+_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+
+
+def choose_device(config: Config) -> tuple[str, str, list[str]]:
+    """(device, precision, reasons); raises UserError where the wanted device is not there."""
+    device, why = _device(config.device)
+    precision, because = _precision(config.precision, device)
+    return device, precision, [f"device {device}: {why}", f"precision {precision}: {because}"]
+
+
+def _device(wanted: str) -> tuple[str, str]:
+    kind, _, index = wanted.partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (index and not index.isdecimal()):
+        raise UserError(f"--device is auto, cpu, cuda, cuda:N or mps, not '{wanted}'")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"--device {wanted} needs a CUDA GPU, and torch {torch.__version__} sees none; "
+            "use --device cpu, or install a CUDA build of torch"
+        )
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {wanted}: there are {torch.cuda.device_count()} CUDA devices, from cuda:0"
+        )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps needs an Apple GPU, and torch sees none; use --device cpu")
+    if kind != "auto":
+        return wanted, "as asked"
+    if torch.cuda.is_available():
+        return "cuda:0", f"torch sees {torch.cuda.get_device_name(0)}"
+    if torch.backends.mps.is_available():
+        return "mps", "torch sees an Apple GPU"
+    return "cpu", "torch sees no GPU"
+
+
+def _precision(wanted: str, device: str) -> tuple[str, str]:
+    if wanted == "16" and device == "cpu":
+        raise UserError("--precision 16 needs a GPU; use --precision 32 or bf16 on a CPU")
+    if wanted != "auto":
+        return wanted, "as asked"
+    if not device.startswith("cuda"):
+        return "32", f"the default on {device}"
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bf16", "the GPU computes bfloat16; losses and distributions stay float32"
+    return "32", "the GPU has no bfloat16"
+
+
+def build_fabric(device: str, precision: str) -> Any:
+    """A launched one-device Fabric."""
+    from lightning.fabric import Fabric  # takes seconds to import
+
+    kind, _, index = device.partition(":")
+    devices = [int(index or 0)] if kind == "cuda" else 1
+    fabric = Fabric(accelerator=kind, devices=devices, precision=_PRECISION[precision])  # type: ignore
+    fabric.launch()
+    return fabric
+
+
+def apply_torch_settings(config: Config) -> None:
+    """Threads, determinism and matrix precision of this process."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(config.deterministic)
+    torch.backends.cudnn.benchmark = not config.deterministic
+    if not config.deterministic:
+        torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it

@@ -1,0 +1,143 @@
+"""The run folder (design law 9): what is in it, who holds it, and how far it got.
+
+config.yaml  command.txt  environment.json  status.json  metrics.jsonl  scores.jsonl  log.txt
+checkpoints/  replay/  tensorboard/
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+import worldmodels
+from worldmodels.config import Config
+from worldmodels.config_file import dump_config
+from worldmodels.errors import UserError
+from worldmodels.runtime.files import unwritable, write_text
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "lightning", "einops")
+
+
+class RunFolder:
+    """One run's folder, locked by this process while it trains."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._lock = FileLock(path / ".lock")
+
+    @classmethod
+    def create(cls, path: Path | None, config: Config, command: str) -> "RunFolder":
+        """A new folder: `path`, or a fresh one under runs/; refuses one that holds a run."""
+        path = path or fresh_path(config)
+        if (path / "config.yaml").exists():
+            raise UserError(
+                f"{path} already holds a run; continue it with --resume {path}, "
+                "or choose another folder with --run"
+            )
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder.lock()
+            for name in ("checkpoints", "replay"):
+                (path / name).mkdir(exist_ok=True)
+            write_text(path / "command.txt", command + "\n")
+            write_text(path / "environment.json", json.dumps(describe_machine(), indent=1) + "\n")
+            write_text(path / "config.yaml", dump_config(config))
+        except OSError as error:
+            raise unwritable("run", path, error) from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path, config: Config) -> "RunFolder":
+        """The folder of a run that is to be resumed, with the config that now holds."""
+        folder = cls(path)
+        try:
+            folder.lock()
+            write_text(path / "config.yaml", dump_config(config))
+        except OSError as error:
+            raise unwritable("run", path, error) from error
+        return folder
+
+    def lock(self) -> None:
+        """Hold the folder until this process ends, however it ends."""
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"another process is training in {self.path}; wait for it or stop it first"
+            ) from error
+
+    def release(self) -> None:
+        """Let another process have the folder."""
+        self._lock.release()
+
+    def set_status(self, status: str, step: int, steps: int, **extra: Any) -> None:
+        """Note running, done, stopped or failed, and how far the run got."""
+        body = {"status": status, "step": step, "steps": steps, "pid": os.getpid()}
+        body |= {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **extra}
+        write_text(self.path / "status.json", json.dumps(body, indent=1) + "\n")
+
+
+def fresh_path(config: Config) -> Path:
+    """runs/<environment>/<backbone>-<seed>-<time>, not yet taken."""
+    place = Path("runs") / config.env.name.replace(":", "-").replace("/", "-").lower()
+    stem = f"{config.backbone.name.split(':')[-1]}-s{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path, count = place / stem, 1
+    while path.exists():
+        count += 1
+        path = place / f"{stem}-{count}"
+    return path
+
+
+def describe_machine() -> dict[str, Any]:
+    """Versions, machine and commit: what a number of this run depends on."""
+    import torch
+
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {
+        "worldmodels": worldmodels.__version__,
+        "commit": commit(),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpu": gpu,
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def commit() -> str | None:
+    """The commit of the source checkout, `-dirty` where files differ; None outside of one."""
+    root = Path(worldmodels.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()

@@ -1,0 +1,47 @@
+"""Random streams: one seed per run, one named stream per purpose."""
+
+import hashlib
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def stream_seed(seed: int, name: str) -> int:
+    """A seed for the stream `name` of a run, independent of all other names."""
+    digest = hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1  # torch takes 63 bits
+
+
+def generator(seed: int, name: str, device: torch.device | str) -> torch.Generator:
+    """A torch generator for the stream `name`."""
+    return torch.Generator(device).manual_seed(stream_seed(seed, name))
+
+
+def seed_globals(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators; learning draws from torch's."""
+    random.seed(stream_seed(seed, "python"))
+    np.random.seed(stream_seed(seed, "numpy") % 2**32)  # noqa: NPY002 - third-party environments
+    torch.manual_seed(stream_seed(seed, "torch"))
+
+
+def global_states() -> dict[str, Any]:
+    """The state of every global generator, of plain types and tensors."""
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_global_states(states: dict[str, Any]) -> None:
+    """Inverse of `global_states`; CUDA's where the device count is the same."""
+    random.setstate(states["python"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"].cpu())
+    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])

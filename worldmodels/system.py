@@ -1,0 +1,156 @@
+"""The parts of a run and how data flows between them: collector, replay, learner.
+
+envs -> collector -> replay -> world model -> imagination -> actor-critic -> policy -> collector
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worldmodels.agent import Agent
+from worldmodels.collector import Collector
+from worldmodels.config import Config
+from worldmodels.envs.vector import make_vec
+from worldmodels.kernels import dispatch
+from worldmodels.learner import Learner
+from worldmodels.objects import Batch
+from worldmodels.replay import Replay
+from worldmodels.runtime.clocks import Ratio
+from worldmodels.runtime.fabric import apply_torch_settings, build_fabric, choose_device
+from worldmodels.runtime.logs import Means
+from worldmodels.runtime.memory import keep_freed_memory
+from worldmodels.runtime.seeding import (
+    generator,
+    global_states,
+    seed_globals,
+    set_global_states,
+    stream_seed,
+)
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss is infinite or no number; the parameters are still those of before."""
+
+    def __init__(self, batch: Batch, loss: float):
+        super().__init__(f"the loss is {loss}")
+        self.batch = batch
+
+
+class System:
+    """The parts of a run, built from its config, and how far they got."""
+
+    def __init__(self, config: Config, replay_folder: Path | None):
+        apply_torch_settings(config)
+        keep_freed_memory()
+        device, precision, self.reasons = choose_device(config)
+        fabric = build_fabric(device, precision)
+        seed_globals(config.seed)
+        self.config, self.device = config, fabric.device
+        self.envs = make_vec(config.env, config.num_envs, stream_seed(config.seed, "envs"))
+        self.learner = Learner(config, self.envs.spec, fabric)
+        self.agent = Agent(
+            self.learner.world_model,
+            self.learner.actor_critic,
+            config,
+            self.envs.spec,
+            autocast=fabric.autocast,
+        )
+        self.replay = Replay(
+            config.replay,
+            self.envs.spec,
+            self.learner.world_model.dynamics.carry_spec(),
+            config.num_envs,
+            replay_folder,
+            stream_seed(config.seed, "replay"),
+            reserve=config.steps + config.steps // 8,  # every episode adds a row to its steps
+        )
+        acting = generator(config.seed, "acting", self.device)
+        self.collector = Collector(self.envs, self.agent, self.replay, acting)
+        self.step, self.updates = 0, 0
+        self.ratio = Ratio(config.updates_per_step)
+        self.means = Means()
+
+    def collect(self) -> list[dict]:
+        """One row of every environment; returns the episodes that ended with it."""
+        executed, ended = self.collector.collect()
+        self.step += executed
+        self.agent.step = self.step
+        return ended
+
+    def learn(self) -> None:
+        """As many updates as the train ratio asks for by now."""
+        size, length = self.config.replay.batch_size, self.config.replay.batch_length
+        if self.replay.rows < size * length or not self.replay.can_sample(length):
+            self.ratio.skip(self.step)
+            return
+        for _ in range(self.ratio.due(self.step)):
+            self.update()
+
+    def update(self) -> None:
+        """Sample, learn, and give the refreshed model states back to the replay."""
+        options = self.config.replay
+        batch = self.replay.sample(options.batch_size, options.batch_length).to(self.device)
+        update = self.learner.gradients(batch)
+        if not torch.isfinite(update.loss):
+            raise NonFiniteLoss(batch, float(update.loss))
+        self.learner.apply()
+        index, latents = update.batch.index, update.latents
+        rows = index[latents.start_index[:, 0], latents.start_index[:, 1]]
+        self.replay.update(rows, carry=latents.start)
+        self.replay.update(index[:, -1], carry=latents.last)
+        self.means.add(update.metrics)
+        self.updates += 1
+
+    def describe(self) -> list[str]:
+        """What was chosen for this run, and why."""
+        config, spec = self.config, self.envs.spec
+        models = (self.learner.world_model, self.learner.actor_critic)
+        counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in models]
+        kernels = [dispatch.choose(name) for name in dispatch.OPERATORS]
+        return [
+            *self.reasons,
+            *(f"kernel {k.operator}: {k.implementation} ({k.reason})" for k in kernels),
+            f"environment {spec.name}: {config.num_envs} of them, "
+            + ", ".join(f"{key} {o.kind} {o.shape}" for key, o in spec.obs.items())
+            + f"; {spec.action.size} {spec.action.kind} actions; frame skip {spec.frame_skip}",
+            f"world model {counts[0]:,} parameters (backbone {config.backbone.name}, posterior "
+            f"{config.world_model.posterior}), actor-critic {counts[1]:,}",
+            self.replay.describe(),
+            f"train ratio {config.train_ratio:g} replayed rows per agent step = "
+            f"{config.updates_per_step:.4g} updates per agent step",
+        ]
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write replay and environment states into a checkpoint's folder; returns the rest.
+
+        Environments may hold any Python object, so their states are pickled apart.
+        """
+        (folder / "replay").mkdir()
+        self.replay.save(folder / "replay")
+        with (folder / "envs.pkl").open("wb") as file:
+            pickle.dump(self.envs.get_state(), file)
+        return {
+            "step": self.step,
+            "updates": self.updates,
+            "learner": self.learner.state_dict(),
+            "collector": self.collector.state_dict(),
+            "ratio": vars(self.ratio),
+            "means": self.means.state_dict(),
+            "random": global_states(),
+        }
+
+    def load(self, folder: Path, state: dict[str, Any]) -> list[int]:
+        """Inverse of `save`; returns the environments that had to start a new episode."""
+        self.replay.restore(folder / "replay")
+        self.learner.load_state_dict(state["learner"])
+        self.collector.load_state_dict(state["collector"])
+        with (folder / "envs.pkl").open("rb") as file:
+            lost = self.collector.restore_envs(pickle.load(file))
+        self.step, self.updates = state["step"], state["updates"]
+        self.agent.step = self.step
+        self.ratio.last, self.ratio.credit = state["ratio"]["last"], state["ratio"]["credit"]
+        self.means.load_state_dict(state["means"])
+        set_global_states(state["random"])
+        return lost

@@ -1,0 +1,302 @@
+"""`train`: the loop of a run, with its logs, evaluations and checkpoints."""
+
+import math
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from worldmodels.config import Config
+from worldmodels.errors import NonFinite, Stopped, UserError
+from worldmodels.evaluation import EvaluationStopped, evaluate
+from worldmodels.replay import CorruptReplay
+from worldmodels.runtime.checkpoint import Checkpoints
+from worldmodels.runtime.clocks import Every, Timer
+from worldmodels.runtime.console import Console
+from worldmodels.runtime.fabric import choose_device
+from worldmodels.runtime.files import unwritable
+from worldmodels.runtime.logs import Logs
+from worldmodels.runtime.memory import resident_gib
+from worldmodels.runtime.rundir import RunFolder
+from worldmodels.runtime.seeding import stream_seed
+from worldmodels.runtime.signals import StopSignals
+from worldmodels.system import NonFiniteLoss, System
+
+RECENT = 100
+"""Training episodes in the running mean of returns."""
+_SHOWN = {
+    "loss/dyn": "kl",
+    "loss/image": "image loss",
+    "loss/reward": "reward loss",
+    "loss/policy": "policy loss",
+    "behaviour/value": "value",
+    "behaviour/entropy": "entropy",
+    "time/steps_per_second": "steps/s",
+    "time/memory_gib": "memory GiB",
+}
+"""Metrics of the live view and their labels."""
+
+
+def train(
+    config: Config,
+    run: str | Path | None = None,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    command: str = "worldmodels.train(...)",
+) -> Path:
+    """Train until `config.steps` agent steps and return the run folder.
+
+    `run` names the folder (default: a fresh one under runs/); with `resume` it is continued from
+    its newest good checkpoint. Raises UserError for what the user can mend, `Stopped` after a
+    signal (the run is saved), `NonFinite` where a loss is no number (the batch is dumped).
+    """
+    choose_device(config)  # refuses before a folder is made
+    path = None if run is None else Path(run)
+    if resume and path is None:
+        raise UserError("resume needs the folder of the run")
+    folder = (
+        RunFolder.open(path, config)
+        if resume and path is not None
+        else RunFolder.create(path, config, command)
+    )
+    try:
+        with Console(folder.path, quiet) as console, StopSignals() as signals:
+            Trainer(config, folder, console, signals).run(resume)
+    except OSError as error:  # a disk that filled up in mid-run, most often
+        raise unwritable("run", folder.path, error) from error
+    finally:
+        folder.release()
+    return folder.path
+
+
+class Trainer:
+    """One run: a `System` that collects and learns, and what is written about it."""
+
+    def __init__(self, config: Config, folder: RunFolder, console: Console, signals: StopSignals):
+        self.config, self.folder, self.console, self.signals = config, folder, console, signals
+        self.system = System(config, folder.path / "replay")
+        self.logs = Logs(folder.path, config.log.tensorboard)
+        self.checkpoints = Checkpoints(folder.path / "checkpoints")
+        self.log_clock, self.eval_clock = Every(config.log.every), Every(config.evaluation.every)
+        self.save_timer = Timer(config.checkpoint.minutes)
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        self.seconds = 0.0
+        self._began = time.monotonic()
+        self._last_log = (self._began, 0)
+        self._latest: dict[str, float] = {}
+
+    def run(self, resume: bool) -> None:
+        """The whole run, and its status in the folder whatever happens."""
+        for line in self.system.describe():
+            self.console.say(line)
+        try:
+            if resume:
+                self.restore()
+            self.set_status("running")
+            self.loop()
+            self.finish()
+        except NonFiniteLoss as error:
+            self.set_status("failed")
+            raise NonFinite(self.dump(error)) from error
+        except Stopped:
+            self.set_status("stopped")
+            raise
+        except BaseException:
+            self.set_status("failed")
+            raise
+        finally:
+            self.logs.close()
+            self.system.envs.close()
+
+    def loop(self) -> None:
+        """Collect, learn, log, evaluate, save; until the steps are done or a signal arrives."""
+        system = self.system
+        while system.step < self.config.steps:
+            if self.eval_clock.due(system.step):
+                self.evaluate()
+            for episode in system.collect():
+                self.log_episode(episode)
+            system.learn()
+            if self.log_clock.due(system.step):
+                self.log_metrics()
+            if self.save_timer.due():
+                self.save()
+            self.console.show(self.config.env.name, system.step, self.config.steps, self.view())
+            if self.signals.received:
+                self.stop()
+
+    def finish(self) -> None:
+        """The last checkpoint is what is evaluated, never the best."""
+        self.save()
+        self.evaluate()
+        self.save()
+        self.set_status("done")
+
+    def evaluate(self) -> None:
+        """Episodes on separate environments; their seed depends on the step alone."""
+        options, system = self.config.evaluation, self.system
+        self.console.say(f"evaluating {options.episodes} episodes at step {system.step}")
+        try:
+            scores = evaluate(
+                system.agent,
+                options.episodes,
+                seed=stream_seed(self.config.seed, f"evaluation/{system.step}"),
+                greedy=options.greedy,
+                num_envs=options.envs,
+                stop=lambda: self.signals.received is not None,
+            )
+        except EvaluationStopped:
+            self.eval_clock.passed -= 1  # the resumed run evaluates here first
+            self.stop()
+        self.logs.write_score({"kind": "eval", **scores})
+        human = "" if scores["normalized"] is None else f", normalised {scores['normalized']:.3f}"
+        self.console.say(
+            f"evaluation at step {system.step}: mean return {scores['mean']:.3f} over "
+            f"{scores['episodes']} episodes (min {scores['min']:g}, max {scores['max']:g}){human}"
+        )
+
+    def stop(self) -> NoReturn:
+        """Save and leave, as a signal asked."""
+        self.save()
+        assert self.signals.received is not None
+        raise Stopped(
+            f"stopped by {self.signals.received.name} at step {self.system.step}, and saved; "
+            f"continue with: worldmodels train --resume {self.folder.path}",
+            self.signals.received,
+        )
+
+    def log_episode(self, episode: dict[str, Any]) -> None:
+        """A training episode has ended."""
+        self.recent.append(episode["return"])
+        self.logs.write_score({"kind": "train", "step": self.system.step, **episode})
+
+    def log_metrics(self) -> None:
+        """One line of means since the last."""
+        system, now = self.system, time.monotonic()
+        then, step = self._last_log
+        self._last_log = (now, system.step)
+        values = system.means.pop()
+        values |= {"train/updates": system.updates, "replay/rows": system.replay.rows}
+        if self.recent:
+            values["score/recent_mean"] = sum(self.recent) / len(self.recent)
+        values["time/seconds"] = self.elapsed()
+        values["time/steps_per_second"] = (system.step - step) / max(now - then, 1e-9)
+        values["time/memory_gib"] = resident_gib()
+        self.logs.write_metrics(system.step, values)
+        self._latest = values
+
+    def view(self) -> dict[str, str]:
+        """The numbers of the live view."""
+        latest = self._latest
+        shown = {"updates": f"{self.system.updates}"}
+        if self.recent:
+            shown[f"return (last {len(self.recent)})"] = (
+                f"{sum(self.recent) / len(self.recent):.3f}"
+            )
+        for name, label in _SHOWN.items():
+            if name in latest:
+                shown[label] = f"{latest[name]:.3g}"
+        return shown
+
+    def elapsed(self) -> float:
+        """Seconds of training, earlier parts of a resumed run included."""
+        return self.seconds + time.monotonic() - self._began
+
+    def save(self) -> None:
+        """A checkpoint; then what only older ones needed is deleted."""
+        for module in (self.system.learner.world_model, self.system.learner.actor_critic):
+            if not all(bool(p.isfinite().all()) for p in module.parameters()):
+                raise NonFinite(
+                    f"a parameter is no number at step {self.system.step}; the checkpoint of "
+                    f"before is kept: worldmodels train --resume {self.folder.path}"
+                )
+
+        def write(folder: Path) -> None:
+            state = self.system.save(folder)
+            state |= {
+                "clocks": [self.log_clock.passed, self.eval_clock.passed],
+                "recent": list(self.recent),
+                "seconds": self.elapsed(),
+                "logs": self.logs.state_dict(),
+            }
+            torch.save(state, folder / "state.pt")
+
+        self.checkpoints.save(self.system.step, write)
+        kept = self.checkpoints.prune(self.config.checkpoint.keep)
+        self.system.replay.collect_garbage([path / "replay" for path in kept])
+        self.save_timer.restart()
+        self.set_status("running")
+
+    def restore(self) -> None:
+        """Continue from the newest checkpoint that verifies; none yet means from the start."""
+        self.checkpoints.clean()
+        for path in self.checkpoints.good(self.console.say):
+            try:
+                state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+                lost = self.system.load(path, state)
+            except CorruptReplay as error:
+                self.console.say(f"{error}; falling back to the one before")
+                continue
+            self.checkpoints.set_aside_newer(path)
+            self.log_clock.passed, self.eval_clock.passed = state["clocks"]
+            self.recent.extend(state["recent"])
+            self.seconds = state["seconds"]
+            self.logs.load_state_dict(state["logs"])
+            self._last_log = (time.monotonic(), self.system.step)
+            self.console.say(f"resumed from {path}")
+            if lost:
+                self.console.say(
+                    f"environments {lost} cannot be saved exactly: their episodes start anew"
+                )
+            return
+        if self.checkpoints.steps():
+            raise UserError(f"no checkpoint in {self.checkpoints.folder} can be read")
+        self.logs.load_state_dict({"metrics": 0, "scores": 0})
+        self.console.say("no checkpoint yet: starting from the beginning")
+
+    def dump(self, error: NonFiniteLoss) -> str:
+        """Keep the batch and the parameters that gave no number; returns what to tell."""
+        path = self.folder.path / f"nonfinite_step_{self.system.step}.pt"
+        batch = {k: v for k, v in vars(error.batch).items() if k != "carry"}
+        carry = error.batch.carry
+        batch["carry"] = None if carry is None else carry.save()
+        torch.save({"batch": batch, "learner": self.system.learner.state_dict()}, path)
+        return (
+            f"{error} at step {self.system.step}, update {self.system.updates}: batch and "
+            f"parameters are in {path}, the last checkpoint is kept; lower "
+            "--optimizer.learning-rate, or look at the rewards"
+        )
+
+    def set_status(self, status: str) -> None:
+        """Note the run's state in its folder."""
+        self.folder.set_status(status, self.system.step, self.config.steps)
+
+
+def dry_run(config: Config) -> dict[str, Any]:
+    """Build everything in memory, collect one batch, and time a second update after a first."""
+    system = System(config, None)
+    try:
+        while system.updates == 0:
+            system.collect()
+            system.learn()
+        began = time.perf_counter()
+        system.update()
+        if system.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
+    finally:
+        system.envs.close()
+    updates = config.steps * config.updates_per_step
+    return {
+        "description": system.describe(),
+        "seconds_per_update": seconds,
+        "updates": math.floor(updates),
+        "hours_of_updates": updates * seconds / 3600,
+        "peak_memory_gib": resident_gib(peak=True),
+        "peak_gpu_memory_gib": torch.cuda.max_memory_allocated() / 2**30
+        if system.device.type == "cuda"
+        else None,
+    }
