@@ -73,7 +73,7 @@ def test_a_large_state_is_not_stored(toys):
     spec = {"h": LeafSpec((16 * 1024,)), "z": LeafSpec((32, 64))}
     with pytest.raises(UserError, match=r"64 KiB.*burnin:8"):
         Replay(toys.Options(carry="stored"), toys.spec(), spec, 1, None, seed=0)
-    with pytest.raises(UserError, match="needs a model with a carry"):
+    with pytest.raises(UserError, match="needs a model with a state"):
         Replay(toys.Options(carry="stored"), toys.spec(), None, 1, None, seed=0)
 
 

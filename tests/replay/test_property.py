@@ -4,6 +4,7 @@ import copy
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,13 +44,12 @@ class Oracle:
             assert follows != self.cut[lane] or gone or self.last[lane] < 0
             self.last[lane], self.cut[lane] = row, False
             assert row not in self.states
-        before = list(self.rows)
-        while len(self.rows) + LANES > CAPACITY or self.too_many(before, ids):
+        while len(self.rows) + LANES > CAPACITY or self.too_many(ids):
             oldest = self.segment(self.rows[0])
             self.rows = [row for row in self.rows if self.segment(row) != oldest]
         self.rows += ids
 
-    def too_many(self, before: list[int], ids: list[int]) -> bool:
+    def too_many(self, ids: list[int]) -> bool:
         return len({self.segment(row) for row in self.rows + ids}) > LARGEST
 
     def starts(self, length: int) -> list[int]:
@@ -59,7 +59,7 @@ class Oracle:
 
 class Machine(RuleBasedStateMachine):
     carry = "stored"
-    toys = None
+    toys: Any = None
 
     def __init__(self):
         super().__init__()
@@ -70,7 +70,7 @@ class Machine(RuleBasedStateMachine):
         self.oracle = Oracle()
         self.checkpoints: list[tuple[Path, Oracle, dict]] = []
         self.seed = 0
-        self.batch = None
+        self.batch: Any = None
 
     def make(self):
         return self.toys.replay(
@@ -183,10 +183,10 @@ def test_any_interleaving_agrees_with_a_list_of_rows(toys, carry):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=25,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
-            suppress_health_check=list(HealthCheck),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )

@@ -73,7 +73,7 @@ def test_a_capacity_that_cannot_work_is_refused(toys):
     with pytest.raises(UserError, match="raise it to at least 256"):
         toys.replay(2, capacity=200, batch_length=64)
     plan = make_plan(10**9, 1024, 1, 64, None)
-    with pytest.raises(UserError, match=r"lower replay\.capacity"):
+    with pytest.raises(UserError, match=r"lower --replay\.capacity"):
         check_memory(plan, 12_300)
 
 

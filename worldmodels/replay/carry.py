@@ -78,8 +78,8 @@ class Stored:
     def __init__(self, packing: Packing):
         if packing.row_bytes > MAX_STORED_BYTES:
             raise UserError(
-                f"replay.carry=stored would keep {packing.row_bytes / 1024:.0f} KiB of state per "
-                f"row, above {MAX_STORED_BYTES // 1024} KiB; use replay.carry=burnin:8 instead"
+                f"--replay.carry=stored would keep {packing.row_bytes / 1024:.0f} KiB of state per "
+                f"row, above {MAX_STORED_BYTES // 1024} KiB; use --replay.carry=burnin:8 instead"
             )
         self._packing = packing
         self.side_columns = packing.columns
@@ -129,7 +129,7 @@ class Continue:
             return draw(batch), None, np.zeros(batch, np.bool_)
         if batch != len(self._next):
             raise ValueError(
-                f"replay.carry=continue keeps {len(self._next)} streams; sample batches of that "
+                f"--replay.carry=continue keeps {len(self._next)} streams; sample batches of that "
                 f"size, not of {batch}"
             )
         for stream in range(batch):
@@ -140,8 +140,7 @@ class Continue:
         starts = self._next.tolist()
         heads = {name: values.copy() for name, values in self._heads.items()}
         self._next += rows
-        for stream in range(batch):
-            self._forget(stream)
+        self._forget(slice(None))
         return starts, self._packing.unpack(heads), heads[KNOWN]
 
     def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
@@ -162,7 +161,7 @@ class Continue:
         self._next = saved["next"]
         self._heads = {name: saved[name] for name in self._heads}
 
-    def _forget(self, stream: int) -> None:
+    def _forget(self, stream: int | slice) -> None:
         for values in self._heads.values():
             values[stream] = 0
 
@@ -187,10 +186,12 @@ def make_carry(
         return Zero(), int(count)
     if text not in ("stored", "continue"):
         raise UserError(
-            f"replay.carry={text} is not one of zero, burnin:K (K leading rows), stored, continue"
+            f"--replay.carry={text} is not one of zero, burnin:K (K leading rows), stored, continue"
             f"{near(text, ('zero', 'burnin:8', 'stored', 'continue'))}"
         )
     if spec is None:
-        raise UserError(f"replay.carry={text} needs a model with a carry; use replay.carry=zero")
+        raise UserError(
+            f"--replay.carry={text} needs a model with a state; use --replay.carry=zero"
+        )
     packing = Packing(spec)
     return (Stored(packing), 0) if text == "stored" else (Continue(packing, streams), 0)

@@ -17,6 +17,8 @@ import numpy as np
 from worldmodels.errors import UserError
 
 CHUNK = 1 << 20
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNUSABLE = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError)
 
 
 class CorruptReplay(UserError):
@@ -121,15 +123,8 @@ def sync_folder(folder: Path) -> None:
 def unwritable(folder: Path, error: OSError) -> UserError:
     """The error for a failed write into `folder`, with the advice that fits its cause."""
     advice = "check the disk"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in FULL:
         advice = "free disk space, then resume the run"
-    elif error.errno in (
-        errno.EACCES,
-        errno.EPERM,
-        errno.EROFS,
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.EEXIST,
-    ):
+    elif isinstance(error, UNUSABLE) or error.errno == errno.EROFS:
         advice = "make the folder writable or choose another run folder"
     return UserError(f"cannot write the replay into {folder} ({error.strerror}); {advice}")

@@ -30,7 +30,7 @@ def make_plan(
     least = 2 * num_lanes * max(window, SEGMENTS_PER_LANE)
     if capacity < least:
         raise UserError(
-            f"replay.capacity={capacity} is too small for windows of {window} rows from each of "
+            f"--replay.capacity={capacity} is too small for windows of {window} rows from each of "
             f"{num_lanes} environments; raise it to at least {least}"
         )
     segment_rows = min(segment, capacity // (SEGMENTS_PER_LANE * num_lanes))
@@ -51,5 +51,5 @@ def check_memory(plan: Plan, row_bytes: int) -> None:
     if needed > machine:
         raise UserError(
             f"the replay needs {needed / 2**30:.1f} GiB for {plan.capacity} rows of {row_bytes} "
-            f"bytes, the machine has {machine / 2**30:.1f} GiB; lower replay.capacity"
+            f"bytes, the machine has {machine / 2**30:.1f} GiB; lower --replay.capacity"
         )

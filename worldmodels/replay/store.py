@@ -98,8 +98,9 @@ class Store:
     def append(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """One row per lane, [E, ...] per column -> their ids [E]."""
         ids = self.next_id.copy()
-        for lane in range(self.num_lanes):
-            segment, run = self._open[lane] or self._start(lane)
+        # All memory is taken before any row is written: a lane must never be a row ahead.
+        opened = [self._open[lane] or self._start(lane) for lane in range(self.num_lanes)]
+        for lane, (segment, run) in enumerate(opened):
             for name, value in values.items():
                 segment.columns[name][segment.rows] = value[lane]
             segment.rows += 1
@@ -259,7 +260,7 @@ class Store:
         except MemoryError as error:
             raise UserError(
                 f"no memory for another {self.segment_rows} replay rows of {self.row_bytes} bytes "
-                f"after {self.allocated * self.segment_rows}; lower replay.capacity"
+                f"after {self.allocated * self.segment_rows}; lower --replay.capacity"
             ) from error
         self.allocated += 1
         return arrays
