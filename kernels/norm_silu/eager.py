@@ -18,8 +18,7 @@ class _NormSiLU(torch.autograd.Function):
         x, weight, scale = ctx.saved_tensors
         normed = x.to(scale.dtype) * scale
         inner = torch.ops.aten.silu_backward(grads[0].to(scale.dtype), normed * weight)
-        axes = tuple(range(x.ndim - 1))
-        grad_weight = (inner * normed).sum(axes)
+        grad_weight = (inner * normed).reshape(-1, x.shape[-1]).sum(0)
         inner = inner.mul_(weight)
         along = (inner * normed).mean(-1, keepdim=True)
         return inner.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None
