@@ -25,7 +25,6 @@ class Chosen:
     """A configuration and where its values come from."""
 
     config: Config
-    presets: tuple[str, ...]
     notes: tuple[str, ...]
     """One line per source, for the start of a run."""
 
@@ -117,7 +116,7 @@ def choose_config(
     if file:
         config = apply_file(file, _for_choice(from_file, config), config)
         notes.append(f"config file {file}: {', '.join(from_file)}")
-    return Chosen(config, tuple(presets), tuple(notes))
+    return Chosen(config, tuple(notes))
 
 
 def _named(layer: Mapping[str, Any], block: str) -> str | None:

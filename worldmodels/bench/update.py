@@ -116,7 +116,6 @@ def bench_update(config: Config, repeats: int = 7) -> dict[str, Any]:
     system.update()
     seconds = median(times["update"])
     return {
-        "command": "worldmodels bench update",
         "config": _summary(config),
         "device": str(system.device),
         "threads": torch.get_num_threads(),

@@ -1,6 +1,7 @@
 """`worldmodels bench NAME`: measure a part of the framework on this machine."""
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -40,11 +41,12 @@ def _update(argv: list[str]) -> None:
     if choices.repeats < 1:
         raise UserError(f"--repeats is at least 1, not {choices.repeats}")
     chosen = choose(choices, request, default_env="atari:Pong")
-    config = apply_flags(chosen.config, request, "bench update", choices)
+    config = apply_flags(chosen, request, "bench update", choices)
 
     from worldmodels.bench.update import bench_update  # torch, only now
 
-    report = bench_update(config, choices.repeats)
+    command = shlex.join(["worldmodels", "bench", "update", *argv])
+    report = {"command": command, **bench_update(config, choices.repeats)}
     if choices.json:
         print(json.dumps(report, indent=1))
         return

@@ -12,8 +12,8 @@ def run(argv: list[str]) -> None:
         "dream", "Draw episodes (above) and what the agent imagines of them open loop (below)."
     )
     parser.add_argument("run", metavar="RUN", help="run folder")
-    parser.add_argument("--context", type=count, default=3, help="rows seen before the dream (3)")
-    parser.add_argument("--horizon", type=count, default=6, help="rows imagined (6)")
+    parser.add_argument("--context", type=count, default=4, help="rows seen before the dream (4)")
+    parser.add_argument("--horizon", type=count, default=12, help="rows imagined (12)")
     parser.add_argument("--episodes", type=count, default=20, help="episodes measured (20)")
     parser.add_argument("--seed", type=int, default=0, help="of environments and policy (0)")
     parser.add_argument("--checkpoint", default="last", help="`last`, or the step of an older one")
@@ -38,6 +38,6 @@ def run(argv: list[str]) -> None:
     print(f"dream   {told['path']}")
     print(f"curves  {plot_run(folder)}")
     print(
-        f"pixel error {told['error']:.5f} over {args.horizon} imagined rows; "
+        f"pixel error {told['error']:.5f} over {told['frames']} imagined rows; "
         f"copying the last seen frame gives {told['copy_error']:.5f}"
     )

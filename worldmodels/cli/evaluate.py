@@ -1,6 +1,7 @@
 """`worldmodels eval RUN`: whole episodes with a trained agent."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ def run(argv: list[str]) -> None:
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    """Add a line of its own, also after one that a kill tore."""
+    with path.open("ab+") as file:
+        if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+            file.write(b"\n")
+        file.write(json.dumps(row).encode() + b"\n")
 
 
 def _print_scores(

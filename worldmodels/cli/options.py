@@ -27,6 +27,7 @@ from worldmodels.cli.choices import Choices, Request
 from worldmodels.config import Config
 from worldmodels.config_file import from_dict, option_names
 from worldmodels.errors import UserError
+from worldmodels.presets import Chosen
 
 _ENV_FIRST = "the environment comes first, as in `worldmodels train catch --steps 1e4`"
 
@@ -53,19 +54,20 @@ def flags(config: Any) -> list[str]:
     return [flag(path) for path in option_names(config) if not path.endswith(".name")]
 
 
-def apply_flags(config: Config, request: Request, command: str, choices: Choices) -> Config:
-    """`config` with the command line's options over it; prints the help where that is wanted."""
-    return from_dict(read_flags(config, request, command, choices), config, spell=flag)
+def apply_flags(chosen: Chosen, request: Request, command: str, choices: Choices) -> Config:
+    """The chosen configuration with the flags over it; prints the help where that is wanted."""
+    return from_dict(_read_flags(chosen, request, command, choices), chosen.config, spell=flag)
 
 
-def read_flags(config: Config, request: Request, command: str, choices: Choices) -> dict[str, Any]:
+def _read_flags(chosen: Chosen, request: Request, command: str, choices: Choices) -> dict[str, Any]:
     """The given options, nested by name, as text."""
+    config = chosen.config
     parsed, unknown = tyro.cli(
         _Root,
         default=_Root(choices, config),
         args=request.rest,
         prog=f"worldmodels {command} [ENV]",
-        description=_describe(config, choices),
+        description=_describe(chosen, choices),
         return_unknown_args=True,
         registry=_registry(),
     )
@@ -78,11 +80,12 @@ def read_flags(config: Config, request: Request, command: str, choices: Choices)
     return _given(cast(Any, parsed)["config"], config, "")
 
 
-def _describe(config: Config, choices: Choices) -> str:
+def _describe(chosen: Chosen, choices: Choices) -> str:
+    config = chosen.config
     return (
-        f"{inspect.getdoc(type(choices))} Options for {config.env.name} and the backbone "
-        f"{config.backbone.name}, with their values after presets and config file; --debug shows "
-        "the traceback of an error."
+        f"{inspect.getdoc(type(choices))} ENV comes first; `worldmodels envs` lists the names. "
+        f"Below are the options of {config.env.name} and the backbone {config.backbone.name}, with "
+        f"their values after: {'; '.join(chosen.notes)}. --debug shows the traceback of an error."
     )
 
 

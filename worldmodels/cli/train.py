@@ -11,6 +11,7 @@ from worldmodels.cli.run_folders import find_run
 from worldmodels.config import Config
 from worldmodels.config_file import differences, dump_config, load_config_file
 from worldmodels.errors import UserError
+from worldmodels.presets import Chosen
 
 _FIXED = (
     "env.",
@@ -80,19 +81,18 @@ def _settle(choices: TrainChoices, request: Request) -> tuple[Config, list[str]]
     """The configuration, and a line for each of its sources."""
     if choices.resume:
         _refuse_beside_resume(choices, request)
-        run_folder = find_run(choices.resume)
-        base, notes = load_config_file(run_folder / "config.yaml"), [f"resuming {run_folder}"]
+        folder = find_run(choices.resume)
+        chosen = Chosen(load_config_file(folder / "config.yaml"), (f"resuming {folder}",))
     else:
         chosen = choose(choices, request)
-        base, notes = chosen.config, list(chosen.notes)
-    config = apply_flags(base, request, "train", choices)
-    changes = differences(base, config)
+    config = apply_flags(chosen, request, "train", choices)
+    changes = differences(chosen.config, config)
     if choices.resume:
         _refuse_fixed(changes)
-    if changes:
-        said = (f"{flag(name)} {new} (was {old})" for name, (old, new) in changes.items())
-        notes.append(f"command line: {', '.join(said)}")
-    return config, notes
+    if not changes:
+        return config, list(chosen.notes)
+    said = (f"{flag(name)} {new} (was {old})" for name, (old, new) in changes.items())
+    return config, [*chosen.notes, f"command line: {', '.join(said)}"]
 
 
 def _refuse_beside_resume(choices: TrainChoices, request: Request) -> None:
