@@ -50,14 +50,14 @@ def load_preset(name: str) -> dict[str, Any]:
 
 def default_presets(env_name: str, on_gpu: bool) -> list[str]:
     """The presets of a run that names none."""
-    family = env_name.partition(":")[0]
-    if family == "catch":
+    if env_name == "catch":
         return ["demo"]
-    if family not in ("atari", "atari100k"):
+    if not _is_atari(env_name):
         return ["small"]
     if on_gpu:
         return ["dreamerv3", "size12m", "atari100k"]
-    return ["dreamerv3", "size1m", *(["atari100k"] if family == "atari100k" else [])]
+    protocol = ["atari100k"] if env_name.startswith("atari100k:") else []
+    return ["dreamerv3", "size1m", *protocol]
 
 
 def load_config(
@@ -95,21 +95,16 @@ def choose_config(
     from_file = read_options(file) if file else {}
     env_name = env or _named(from_file, "env") or "catch"
     env_config = config_for(env_name)
-    notes = []
     if presets is None:
-        if device == "auto":
-            device = str(from_file.get("device", "auto"))
-        on_gpu = env_name.startswith("atari") and _is_gpu(device, look_for_gpu)
-        presets = default_presets(env_name, on_gpu)
-        notes.append(f"presets {' '.join(presets)}: default for {_situation(env_name, on_gpu)}")
+        wanted = device if device != "auto" else str(from_file.get("device", "auto"))
+        presets, note = _suitable_presets(env_name, wanted, look_for_gpu)
     else:
-        notes.append(f"presets {' '.join(presets) or 'none'}: as asked")
-    layers = [load_preset(name) for name in presets]
+        note = f"presets {' '.join(presets) or 'none'}: as asked"
+    notes, layers = [note], [load_preset(name) for name in presets]
     named = [name for layer in [*layers, from_file] if (name := _named(layer, "backbone"))]
-    base = Config(env=env_config)
+    config = Config(env=env_config)
     if backbone or named:
-        base = from_dict({"backbone": {"name": backbone or named[-1]}}, base)
-    config = base
+        config = from_dict({"backbone": {"name": backbone or named[-1]}}, config)
     for name, layer in zip(presets, layers, strict=True):
         notes += _unsized(name, layer, config)
         config = apply_file(FOLDER / f"{name}.yaml", _for_choice(layer, config), config)
@@ -117,6 +112,16 @@ def choose_config(
         config = apply_file(file, _for_choice(from_file, config), config)
         notes.append(f"config file {file}: {', '.join(from_file)}")
     return Chosen(config, tuple(notes))
+
+
+def _suitable_presets(env_name: str, device: str, look_for_gpu: bool) -> tuple[list[str], str]:
+    """The default presets and the line that says so."""
+    situation, on_gpu = env_name, False
+    if _is_atari(env_name):  # the only family whose defaults depend on the device
+        on_gpu = _is_gpu(device, look_for_gpu)
+        situation += " on a GPU" if on_gpu else " on a CPU"
+    presets = default_presets(env_name, on_gpu)
+    return presets, f"presets {' '.join(presets)}: default for {situation}"
 
 
 def _named(layer: Mapping[str, Any], block: str) -> str | None:
@@ -145,15 +150,13 @@ def _unsized(name: str, layer: Mapping[str, Any], config: Config) -> list[str]:
     return [f"preset {name} has no options for backbone {backbone}, which keeps its defaults"]
 
 
-def _situation(env_name: str, on_gpu: bool) -> str:
-    if env_name.startswith("atari"):
-        return f"{env_name} on a {'GPU' if on_gpu else 'CPU'}"
-    return env_name
+def _is_atari(env_name: str) -> bool:
+    return env_name.partition(":")[0] in ("atari", "atari100k")
 
 
 def _is_gpu(device: str, look: bool) -> bool:
     if device != "auto" or not look:
         return device.startswith("cuda")
-    import torch  # seconds; only Atari's defaults ask
+    import torch  # takes seconds
 
     return torch.cuda.is_available()

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from worldmodels import agent, evaluation
+from worldmodels import agent, doctor, evaluation
 from worldmodels.config_file import dump_config
+from worldmodels.envs import registry
 from worldmodels.presets import load_config
 
 
@@ -137,3 +138,13 @@ def test_doctor_tries_everything(call):
     assert report["disk"]["mebibytes_per_second"] > 0
     assert report["training"]["works"]
     assert "--preset dreamerv3" in report["suggested"]
+
+
+def test_doctor_says_how_to_install_what_is_missing(call, monkeypatch):
+    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "dry_run", lambda config: 1 / 0)
+    answer = call("doctor")
+    assert "minatar: MISSING" in answer.out
+    assert 'run: pip install "worldmodels-rl[minatar]"' in answer.out
+    assert answer.code == 2
+    assert answer.err == "error: a training step failed: ZeroDivisionError: division by zero\n"
