@@ -1,0 +1,231 @@
+"""A run through `worldmodels.train`: its folder, its errors, the agent that comes out of it."""
+
+import errno
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import worldmodels
+from worldmodels.agent import Agent
+from worldmodels.config import Config
+from worldmodels.curves import plot_run
+from worldmodels.dream import dream
+from worldmodels.errors import NonFinite, UserError
+from worldmodels.evaluation import evaluate
+from worldmodels.runtime.checkpoint import Checkpoints
+from worldmodels.system import System
+from worldmodels.trainer import dry_run, train
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_folder_tells_the_run(finished: Path, tiny: Config):
+    status = json.loads((finished / "status.json").read_text())
+    assert (status["status"], status["step"]) == ("done", tiny.steps)
+    metrics = rows(finished / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == [50, 100, 150, 200]
+    scores = rows(finished / "scores.jsonl")
+    assert scores[-1]["kind"] == "eval"
+    assert scores[-1]["episodes"] == tiny.evaluation.episodes
+    train_scores = [row for row in scores if row["kind"] == "train"]
+    assert {row["return"] for row in train_scores} <= {-1.0, 1.0}
+    assert {row["length"] for row in train_scores} == {9}
+    assert worldmodels.__version__ in (finished / "environment.json").read_text()
+
+
+def test_updates_follow_the_train_ratio(finished: Path, tiny: Config):
+    """Replayed rows per agent step, from the first step on which a batch could be drawn."""
+    last = rows(finished / "metrics.jsonl")[-1]
+    first = tiny.replay.batch_size * tiny.replay.batch_length
+    expected = (tiny.steps - first) * tiny.updates_per_step
+    assert abs(last["train/updates"] - expected) <= 3
+
+
+def test_same_seed_same_run_and_other_seed_other_run(finished: Path, tiny: Config, tmp_path: Path):
+    def losses(run: Path) -> list[float]:
+        return [row["loss/planes"] for row in rows(run / "metrics.jsonl")]
+
+    assert losses(train(tiny, tmp_path / "same", quiet=True)) == losses(finished)
+    other = train(replace(tiny, seed=1), tmp_path / "other", quiet=True)
+    assert losses(other) != losses(finished)
+
+
+def test_evaluating_does_not_disturb_training(finished: Path, tiny: Config, tmp_path: Path):
+    often = replace(tiny, evaluation=replace(tiny.evaluation, every=20))
+    run = train(often, tmp_path / "run", quiet=True)
+    strip = [{k: v for k, v in row.items() if "time/" not in k} for row in rows(run / "metrics.jsonl")]
+    assert strip == [
+        {k: v for k, v in row.items() if "time/" not in k}
+        for row in rows(finished / "metrics.jsonl")
+    ]
+
+
+def test_a_taken_folder_is_refused(finished: Path, tiny: Config):
+    with pytest.raises(UserError, match="--resume"):
+        train(tiny, finished, quiet=True)
+
+
+def test_an_unwritable_folder_is_one_sentence(tiny: Config, tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose another run folder"):
+        train(tiny, tmp_path / "file" / "run", quiet=True)
+
+
+def test_more_steps_extend_a_finished_run(broken_copy: Path, tiny: Config):
+    longer = replace(tiny, steps=tiny.steps + 40)
+    train(longer, broken_copy, resume=True, quiet=True)
+    assert json.loads((broken_copy / "status.json").read_text())["step"] == longer.steps
+    evaluations = [r["step"] for r in rows(broken_copy / "scores.jsonl") if r["kind"] == "eval"]
+    assert evaluations == [tiny.steps, longer.steps]
+
+
+def test_a_halved_checkpoint_falls_back(tiny: Config, tmp_path: Path, capsys):
+    run = train(tiny, tmp_path / "run", quiet=True)
+    longer = replace(tiny, steps=tiny.steps + 40)
+    train(longer, run, resume=True, quiet=True)
+    state = Checkpoints(run / "checkpoints").steps()[-1] / "state.pt"
+    state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
+    train(longer, run, resume=True)
+    told = capsys.readouterr().out
+    assert str(state) in told
+    assert "falling back" in told
+    assert json.loads((run / "status.json").read_text())["step"] == longer.steps
+
+
+def test_a_damaged_segment_is_named(broken_copy: Path, tiny: Config):
+    segment = next((broken_copy / "replay").glob("*.npz"))
+    segment.write_bytes(segment.read_bytes()[:-10])
+    with pytest.raises(UserError, match="no checkpoint"):
+        train(replace(tiny, steps=300), broken_copy, resume=True, quiet=True)
+    assert segment.name in (broken_copy / "log.txt").read_text()
+
+
+def test_a_full_disk_is_one_sentence(tiny: Config, tmp_path: Path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match="free disk space"):
+        train(tiny, tmp_path / "run", quiet=True)
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "failed"
+
+
+def test_a_non_finite_loss_stops_and_dumps(tiny: Config, tmp_path: Path):
+    config = replace(tiny, optimizer=replace(tiny.optimizer, learning_rate=1e30, warmup=0, agc=0.0))
+    with pytest.raises(NonFinite, match="the last checkpoint is kept"):
+        train(config, tmp_path / "run", quiet=True)
+    dump = torch.load(next((tmp_path / "run").glob("nonfinite_*.pt")), weights_only=True)
+    assert dump["batch"]["reward"].shape == (4, 8)
+    assert "world_model" in dump["learner"]
+
+
+def test_the_agent_acts_alone_and_in_batches(finished: Path):
+    agent = Agent.load(finished)
+    frame = np.zeros((10, 5, 1), bool)
+    frame[0, 2] = frame[9, 1] = True
+    action, carry = agent.act(frame)
+    assert action.shape == ()
+    action, carry = agent.act({"planes": frame}, carry)
+    batch = np.stack([frame] * 3)
+    actions, carry = agent.act(batch, generator=torch.Generator().manual_seed(0))
+    again, _ = agent.act(batch, generator=torch.Generator().manual_seed(0))
+    assert actions.tolist() == again.tolist()
+    actions, _ = agent.act(batch, carry, np.array([True, False, False]))
+    assert actions.dtype == np.int64
+    with pytest.raises(UserError, match="shape"):
+        agent.act(np.zeros((4, 4, 1), bool))
+    with pytest.raises(UserError, match="keys"):
+        agent.act({"image": frame})
+
+
+def test_a_first_row_forgets_the_past(finished: Path):
+    """The carry of a stream marked first equals that of a new stream."""
+    agent, frame = Agent.load(finished), np.ones((1, 10, 5, 1), bool)
+    _, old = agent.act(frame, generator=torch.Generator().manual_seed(1))
+    _, old = agent.act(frame, old, generator=torch.Generator().manual_seed(2))
+    _, marked = agent.act(frame, old, np.array([True]), generator=torch.Generator().manual_seed(3))
+    _, fresh = agent.act(frame, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(marked.carry["h"], fresh.carry["h"])
+    _, unmarked = agent.act(frame, old, generator=torch.Generator().manual_seed(3))
+    assert not torch.equal(unmarked.carry["h"], fresh.carry["h"])
+
+
+def test_loading_what_is_no_run(tmp_path: Path, broken_copy: Path):
+    with pytest.raises(UserError, match="no run folder"):
+        Agent.load(tmp_path)
+    with pytest.raises(UserError, match="no checkpoint of step 7"):
+        Agent.load(broken_copy, checkpoint="7")
+
+
+def test_evaluation_is_reproducible_and_shares_episodes(finished: Path):
+    agent = Agent.load(finished)
+    scores = evaluate(agent, 7, seed=3, num_envs=3)
+    assert scores["returns"] == evaluate(agent, 7, seed=3, num_envs=3)["returns"]
+    assert len(scores["returns"]) == 7
+    assert scores["mean"] == pytest.approx(np.mean(scores["returns"]))
+    assert scores["normalized"] == pytest.approx((scores["mean"] + 0.6) / 1.6)
+    assert set(scores["lengths"]) == {9}
+
+
+def test_pictures(finished: Path, tmp_path: Path):
+    told = dream(Agent.load(finished), tmp_path / "dream.png", context=3, horizon=5, episodes=3)
+    assert told["frames"] >= 3
+    assert 0 < told["copy_error"] < 0.1, "a copied frame of Catch differs in two to four cells of 50"
+    for path in (tmp_path / "dream.png", plot_run(finished)):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_dream_of_the_true_dynamics_has_no_error(finished: Path, tmp_path: Path, monkeypatch):
+    """The recorded action at row t leads to row t + 1: a decoder that looks rows up is exact."""
+    agent = Agent.load(finished)
+    import worldmodels.dream as module
+
+    told: list = []
+    real = module._dream_of
+
+    def spy(agent, played, context, horizon, random, key):
+        told.append(played)
+        return real(agent, played, context, horizon, random, key)
+
+    monkeypatch.setattr(module, "_dream_of", spy)
+    dream(agent, tmp_path / "dream.png", context=3, horizon=5, episodes=1)
+    frames = told[0].frames  # the paddle of row t + 1 is where the action of row t moved it
+    for t, action in enumerate(told[0].actions[:-1]):
+        move = int(action.argmax()) - 1
+        paddle = [int(frames[i, 9, :, 0].argmax()) for i in (t, t + 1)]
+        if t + 1 < len(frames) - 1:
+            assert paddle[1] == min(max(paddle[0] + move, 0), 4)
+
+
+def test_dry_run_reports_time_and_memory(tiny: Config):
+    report = dry_run(tiny)
+    assert report["seconds_per_update"] > 0
+    assert report["updates"] == int(tiny.steps * tiny.updates_per_step)
+    assert 0.05 < report["peak_memory_gib"] < 8
+
+
+@pytest.mark.parametrize("carry", ["zero", "burnin:3", "continue", "stored"])
+@pytest.mark.parametrize("posterior", ["hx", "x"])
+@pytest.mark.parametrize("backbone", ["rssm", "gru"])
+def test_every_choice_runs_through_the_same_loop(tiny: Config, carry, posterior, backbone):
+    config = worldmodels.load_config("catch", presets=["debug"], backbone=backbone)
+    config = replace(
+        config,
+        world_model=replace(config.world_model, posterior=posterior),
+        replay=replace(config.replay, carry=carry),
+        actor_critic=replace(config.actor_critic, starts=5 if carry == "stored" else 0),
+        threads=1,
+    )
+    system = System(config, None)
+    while system.updates < 2:
+        system.collect()
+        system.learn()
+    means = system.means.pop()
+    assert all(np.isfinite(value) for value in means.values())
+    assert means["loss/planes"] > 0
