@@ -2,6 +2,13 @@
 
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from worldmodels.agent import Agent
+    from worldmodels.config import Config
+    from worldmodels.presets import load_config
+    from worldmodels.trainer import train
 
 __version__ = "0.1.0"
 

@@ -33,12 +33,12 @@ class UpsampleConv(Conv):
                 taps[parity, (parity + k - 2) // 2 + 1, k] = 1.0
         self.register_buffer("taps", taps, persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [N, C_in, h, w] -> [N, C_out, 2 h, 2 w]."""
+    def forward(self, input: Tensor) -> Tensor:
+        """input [N, C_in, h, w] -> [N, C_out, 2 h, 2 w]."""
         weight = torch.einsum("pyj,qxk,oijk->opqiyx", self.taps, self.taps, self.weight)
         weight = weight.flatten(0, 2).contiguous(memory_format=torch.channels_last)
         assert self.bias is not None
-        out = F.conv2d(x, weight, self.bias.repeat_interleave(4), padding=1)
+        out = F.conv2d(input, weight, self.bias.repeat_interleave(4), padding=1)
         return F.pixel_shuffle(out, 2)
 
 

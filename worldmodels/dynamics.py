@@ -103,6 +103,7 @@ class Dynamics(nn.Module):
         prev_action = prev_action * ~reset.unsqueeze(-1)
         run = self._observe_sequential if self.sequential else self._observe_parallel
         h, z, post, last, emitted = run(tokens, prev_action, reset, carry, emit)
+        assert emitted is not None  # emit was given
         prior = self.prior(h).unflatten(-1, self.latent)
         start = self._carry(gather_rows(h, emit), gather_rows(z, emit), emitted)
         return Observed(h, z, post, prior, start, self._carry(h[:, -1], z[:, -1], last))

@@ -4,6 +4,8 @@ Source: DreamerV3 (arXiv 2301.04104, 2025 form). Images pass 5x5 convolutions wi
 norm and activation; planes and vectors pass an MLP. Letters: N rows, E token width.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -25,7 +27,7 @@ class Conv(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__(in_channels, out_channels, 5, padding=2)
-        self.to(memory_format=torch.channels_last)
+        self.weight = nn.Parameter(self.weight.contiguous(memory_format=torch.channels_last))
 
     def reset_parameters(self) -> None:
         """Called by nn.Conv2d's constructor."""
@@ -54,7 +56,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         height, width, channels = shape
         sizes = [channels] + [depth * m for m in MULTIPLIERS]
-        self.convs = nn.ModuleList(Conv(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.convs = nn.ModuleList(Conv(a, b) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(ChannelNormSiLU(size) for size in sizes[1:])
         self.output_size = (height // 16) * (width // 16) * sizes[-1]
 
@@ -78,7 +80,7 @@ def chunk_rows(device: torch.device) -> int:
 
 
 class Encoder(nn.Module):
-    """All entries of an observation dict -> tokens [N, E]: images first, then one MLP for the rest."""
+    """An observation dict -> tokens [N, E]: each image by itself, all the rest through one MLP."""
 
     def __init__(self, obs: dict[str, ObsSpec], depth: int, units: int, layers: int = 3):
         super().__init__()

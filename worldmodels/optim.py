@@ -5,6 +5,7 @@ LaProp normalises the gradient before the momentum; Adam with the same constants
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ class LaProp(torch.optim.Optimizer):
     """Per tensor: clip, nu = b2 nu + (1-b2) g^2, mu = b1 mu + (1-b1) g / sqrt(nu^), p -= lr mu^.
 
     `agc` bounds the gradient's norm by agc * max(1e-3, norm of the parameter), per whole tensor
-    (0 turns it off); `warmup` updates ramp the step: update n (from 0) uses lr min(1, (n+1)/warmup).
+    (0 turns it off). During `warmup` the step ramps: update n, from 0, uses lr (n + 1) / warmup.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class LaProp(torch.optim.Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: Any = None) -> Any:
         """One update; parameters without a gradient are left alone."""
         loss = None
         if closure is not None:
@@ -54,7 +55,7 @@ class LaProp(torch.optim.Optimizer):
             excess = torch._foreach_norm(grads)
             torch._foreach_div_(excess, bound)
             torch._foreach_clamp_min_(excess, 1.0)
-            grads = torch._foreach_div(grads, excess)
+            grads = list(torch._foreach_div(grads, excess))
         torch._foreach_mul_(nu, beta2)
         torch._foreach_addcmul_(nu, grads, grads, 1 - beta2)
         root = torch._foreach_div(nu, _debias(beta2, n))

@@ -34,6 +34,8 @@ class ReturnNormalizer(nn.Module):
         self, decay: float = 0.99, low: float = 0.05, high: float = 0.95, limit: float = 1.0
     ):
         super().__init__()
+        self.quantiles: Tensor
+        self.range: Tensor
         self.decay, self.limit = decay, limit
         self.register_buffer("quantiles", torch.tensor([low, high]), persistent=False)
         self.register_buffer("range", torch.zeros(2))

@@ -56,7 +56,7 @@ class WorldModel(nn.Module):
         tokens = self.encoder(flatten_rows(batch.obs)).unflatten(0, shape)
         seen = self.dynamics.observe(tokens, batch.prev_action, batch.reset, batch.carry, emit)
         feature = torch.cat([seen.h, seen.z.flatten(2)], -1)
-        index = all_rows(*shape, feature.device) if isinstance(emit, str) else emit
+        index = all_rows(shape[0], shape[1], feature.device) if isinstance(emit, str) else emit
         latents = Latents(
             feature=feature,
             post_logits=seen.post_logits,

@@ -6,5 +6,5 @@ from worldmodels.kernels.dispatch import load
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """x [N, C, h, w] with even h and w -> [N, C, h / 2, w / 2]; ties go to the first in a window."""
+    """x [N, C, h, w], h and w even -> [N, C, h / 2, w / 2]; a tie goes to the window's first."""
     return load("max_pool")(x)

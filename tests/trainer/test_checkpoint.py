@@ -29,7 +29,11 @@ def test_save_verify_prune(tmp_path: Path):
 def test_saving_a_step_again_replaces_it(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(5, fill)
-    path = checkpoints.save(5, lambda folder: (folder / "other").write_text("x") and None)
+
+    def other(folder: Path) -> None:
+        (folder / "other").write_text("x")
+
+    path = checkpoints.save(5, other)
     verify(path)
     assert (path / "other").exists()
     assert not (path / "state.pt").exists()

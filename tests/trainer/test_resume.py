@@ -14,7 +14,7 @@ import pytest
 ENVS = {
     # Episodes of 10 rows: many ends; two environments.
     "catch": ["--steps", "400", "--num-envs", "2"],
-    # Hundreds of rows an episode: every kill is in mid-episode, and sticky actions draw random numbers.
+    # Hundreds of rows an episode: every kill is in mid-episode; sticky actions draw randomly.
     "atari:Pong": ["--steps", "120", "--num-envs", "1", "--env.sticky", "0.25"],
 }
 
@@ -22,8 +22,8 @@ ENVS = {
 def command(env: str, run: Path) -> list[str]:
     return [
         *[sys.executable, "-m", "worldmodels", "train", env, "--preset", "debug"],
-        *["--deterministic", "--threads", "1", "--checkpoint.minutes", "0.005", "--log.every", "20"],
-        *["--evaluation.every", "60", "--run", str(run), *ENVS[env]],
+        *["--deterministic", "--threads", "1", "--checkpoint.minutes", "0.005"],
+        *["--log.every", "20", "--evaluation.every", "60", "--run", str(run), *ENVS[env]],
     ]
 
 

@@ -28,10 +28,11 @@ def seed_globals(seed: int) -> None:
 
 def global_states() -> dict[str, Any]:
     """The state of every global generator, of plain types and tensors."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    legacy = np.random.get_state(legacy=False)  # noqa: NPY002
+    inner = legacy["state"]  # type: ignore[call-overload]
     return {
         "python": random.getstate(),
-        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss),
+        "numpy": legacy | {"state": inner | {"key": torch.from_numpy(inner["key"].astype("i8"))}},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -40,8 +41,9 @@ def global_states() -> dict[str, Any]:
 def set_global_states(states: dict[str, Any]) -> None:
     """Inverse of `global_states`; CUDA's where the device count is the same."""
     random.setstate(states["python"])
-    name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    inner = states["numpy"]["state"]
+    inner = inner | {"key": inner["key"].numpy().astype("u4")}
+    np.random.set_state(states["numpy"] | {"state": inner})  # noqa: NPY002
     torch.set_rng_state(states["torch"].cpu())
     if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
