@@ -5,6 +5,7 @@ parts. The unit is one 2048^3 float32 matrix product, measured in turn with the 
 their ratio survives a change of machine.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -101,6 +102,7 @@ class Meter:
 
 def bench_update(config: Config, repeats: int = 7) -> dict[str, Any]:
     """Medians over `repeats` updates, each paired with one unit."""
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     rows = max(4 * config.replay.batch_size * config.replay.batch_length, 2048)
     system = System(replace(config, steps=rows), None)  # `steps` bounds the replay's memory
     system.envs.close()
@@ -119,6 +121,7 @@ def bench_update(config: Config, repeats: int = 7) -> dict[str, Any]:
         "config": _summary(config),
         "device": str(system.device),
         "threads": torch.get_num_threads(),
+        "load_before": load,
         "seconds": seconds,
         "cpu_seconds": median(times["update cpu"]),
         "flops": sum(meter.flops.values()),

@@ -58,6 +58,9 @@ def _update(argv: list[str]) -> None:
         f"{report['units']:.1f} units of {1000 * report['unit_seconds']:.1f} ms (a 2048^3 float32 "
         f"matrix product here) on {report['device']}, {report['threads']} threads"
     )
+    cores, load = report["machine"]["cores"], report["load_before"]
+    if load and load > cores / 2:
+        print(f"the machine was busy before (load {load:.1f} on {cores} cores): measure again")
     print(f"peak memory {report['peak_gib']:.2f} GiB", end="")
     print(f", on the GPU {report['peak_gpu_gib']:.2f} GiB" if "peak_gpu_gib" in report else "")
 
