@@ -270,15 +270,6 @@ def test_slow_critic_mixes_geometrically():
                 torch.testing.assert_close(slow, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_normaliser_is_saved_with_the_critic():
-    model = build()
-    model(make_rollout(), *make_replay())
-    other = build()
-    other.load_state_dict(model.state_dict())
-    assert other.normalizer.scale == model.normalizer.scale
-    assert other.normalizer.offset == model.normalizer.offset != 0
-
-
 @pytest.mark.parametrize("kind", ["discrete", "continuous"])
 def test_act(kind):
     model, feature = build(kind), torch.randn(200, F)
