@@ -69,6 +69,14 @@ def test_stored_is_refreshed_and_forgets_rows_that_left(toys):
         assert replay.sample(8, 4).reset[:, 0].all()
 
 
+def test_stored_ignores_rows_that_have_not_arrived(toys):
+    stream, replay = filled(toys, rows=6, lanes=1, carry="stored")
+    replay.update(torch.arange(6, 10), toys.carry_of([6, 7, 8, 9]))
+    stream.add_to(replay, 10)
+    for _ in range(10):
+        assert replay.sample(8, 4).reset[:, 0].all()
+
+
 def test_a_large_state_is_not_stored(toys):
     spec = {"h": LeafSpec((16 * 1024,)), "z": LeafSpec((32, 64))}
     with pytest.raises(UserError, match=r"64 KiB.*burnin:8"):

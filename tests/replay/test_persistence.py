@@ -85,6 +85,15 @@ def test_restore_survives_eviction_and_garbage_collection(toys, options, tmp_pat
         again.restore(old)
 
 
+def test_segments_sealed_since_the_last_checkpoint_are_not_garbage(toys, tmp_path):
+    stream, replay = toys.Stream(2), toys.replay(folder=tmp_path / "rows")
+    old = saved(replay, tmp_path / "old")
+    stream.add_to(replay, 50)
+    assert replay.collect_garbage([old]) == []
+    new = saved(replay, tmp_path / "new")
+    toys.replay(folder=tmp_path / "rows").restore(new)
+
+
 def test_a_checkpoint_survives_a_killed_run_that_sealed_other_rows(toys, tmp_path):
     """After going back to `old`, the same positions are filled again, with other contents."""
     options = {"folder": tmp_path / "rows", "capacity": 150}

@@ -45,16 +45,22 @@ def test_memory_is_known_before_the_run_and_stays(toys):
     assert "carry stored" in text
 
 
-def test_lanes_that_are_cut_all_the_time_do_not_grow_memory(toys):
-    stream = toys.Stream(2)
-    replay = toys.replay(2, capacity=100, segment=8)
+@pytest.mark.parametrize("lanes", [2, 4])
+def test_lanes_that_are_cut_all_the_time_do_not_grow_memory(toys, lanes):
+    """With 4 lanes even the segment that lane 0 is writing is at times the oldest of all."""
+    stream = toys.Stream(lanes)
+    replay = toys.replay(lanes, capacity=128, segment=8)
     before = replay.bytes
-    for _ in range(100):
+    for row in range(100):
         stream.add_to(replay)
-        replay.end_lane(1)
+        for lane in range(1, lanes):
+            replay.end_lane(lane)
+        assert set(replay._store.unsaved) <= set(replay._store.segments)
+        assert replay.rows <= 128
+        assert replay.eligible(1) == replay.rows
+        if row > 4 and replay.can_sample(2):
+            stream.check(replay.sample(8, 2))
     assert replay.bytes == before
-    assert replay.rows <= 100
-    stream.check(replay.sample(8, 4))
 
 
 def test_reserve_takes_only_what_a_short_run_needs(toys):

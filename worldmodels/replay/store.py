@@ -188,7 +188,7 @@ class Store:
         for place, row in enumerate(ids.tolist()):
             offset = self._offset(row)
             segment = self.segments.get(row - offset)
-            if segment is not None and offset < segment.rows:
+            if segment is not None:
                 for name, values in out.items():
                     values[place] = segment.columns[name][offset]
         return out
