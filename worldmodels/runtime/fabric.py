@@ -1,13 +1,13 @@
 """Device and precision, chosen once with a reason, and the Fabric that applies them."""
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from worldmodels.config import Config
 from worldmodels.errors import UserError
 
-_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+_MIXED: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def choose_device(config: Config) -> tuple[str, str, list[str]]:
@@ -57,9 +57,14 @@ def build_fabric(device: str, precision: str) -> Any:
     """A launched one-device Fabric."""
     from lightning.fabric import Fabric  # takes seconds to import
 
+    from worldmodels.runtime.precision import Autocast
+
     kind, _, index = device.partition(":")
-    devices = [int(index or 0)] if kind == "cuda" else 1
-    fabric = Fabric(accelerator=kind, devices=devices, precision=_PRECISION[precision])  # type: ignore
+    fabric = Fabric(
+        accelerator=kind,
+        devices=[int(index or 0)] if kind == "cuda" else 1,
+        plugins=None if precision == "32" else Autocast(_MIXED[precision], kind),
+    )
     fabric.launch()
     return fabric
 
