@@ -20,6 +20,8 @@ def plot_run(run: Path) -> Path:
     from matplotlib.figure import Figure
 
     scores, metrics = read_lines(run / "scores.jsonl"), read_lines(run / "metrics.jsonl")
+    if (run / "evaluations.jsonl").exists():  # what `worldmodels eval` appended
+        scores += read_lines(run / "evaluations.jsonl")
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 2).flatten()
     _plot_returns(axes[0], scores)

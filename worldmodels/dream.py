@@ -149,7 +149,7 @@ def _draw(strip: Strip, out: Path) -> None:
     above = np.concatenate([strip.seen, strip.truth])
     below = np.concatenate([strip.seen, strip.dreamt])
     height, width = above.shape[1:3]
-    figure = Figure(figsize=(1.0 * len(above), 2.3 * height / width + 0.4), layout="constrained")
+    figure = Figure(figsize=(len(above), 2 * height / width + 0.5), layout="compressed")
     axes = figure.subplots(2, len(above), squeeze=False)
     for row, frames in enumerate((above, below)):
         for column, frame in enumerate(frames):
@@ -166,7 +166,7 @@ def _draw(strip: Strip, out: Path) -> None:
     axes[0, 0].set_ylabel("truth", size=8)
     axes[1, 0].set_ylabel("dream", size=8)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=120)
+    figure.savefig(out, dpi=120, bbox_inches="tight")
 
 
 def _colours(frame: np.ndarray) -> np.ndarray:

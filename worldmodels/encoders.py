@@ -55,6 +55,8 @@ class ImageEncoder(nn.Module):
     def __init__(self, shape: tuple[int, ...], depth: int):
         super().__init__()
         height, width, channels = shape
+        if height % 16 or width % 16:
+            raise ValueError(f"the sides of an image are multiples of 16, not {height} x {width}")
         sizes = [channels] + [depth * m for m in MULTIPLIERS]
         self.convs = nn.ModuleList(Conv(a, b) for a, b in pairwise(sizes))
         self.norms = nn.ModuleList(ChannelNormSiLU(size) for size in sizes[1:])

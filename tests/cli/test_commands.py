@@ -79,7 +79,7 @@ def test_eval_prints_and_appends_the_scores(call, folder, scores):
     assert scores == {"episodes": 10, "seed": 1, "greedy": True, "num_envs": 8}
     for text in ("10 episodes, actions most probable", "mean", "0.500", "normalised", "0.688"):
         assert text in answer.out
-    last = json.loads((folder / "scores.jsonl").read_text().splitlines()[-1])
+    last = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
     assert (last["kind"], last["mean"], last["step"]) == ("eval", 0.5, 200)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import worldmodels
+from worldmodels import __version__, load_config
 from worldmodels.agent import Agent
 from worldmodels.config import Config
 from worldmodels.curves import plot_run
@@ -41,7 +41,7 @@ def test_the_folder_tells_the_run(finished: Path, tiny: Config):
     train_scores = [row for row in scores if row["kind"] == "train"]
     assert {row["return"] for row in train_scores} <= {-1.0, 1.0}
     assert {row["length"] for row in train_scores} == {9}
-    assert worldmodels.__version__ in (finished / "environment.json").read_text()
+    assert __version__ in (finished / "environment.json").read_text()
 
 
 def test_updates_follow_the_train_ratio(finished: Path, tiny: Config):
@@ -204,7 +204,7 @@ def test_dry_run_reports_time_and_memory(tiny: Config):
 @pytest.mark.parametrize("posterior", ["hx", "x"])
 @pytest.mark.parametrize("backbone", ["rssm", "gru"])
 def test_every_choice_runs_through_the_same_loop(tiny: Config, carry, posterior, backbone):
-    config = worldmodels.load_config("catch", presets=["debug"], backbone=backbone)
+    config = load_config("catch", presets=["debug"], backbone=backbone)
     config = replace(
         config,
         world_model=replace(config.world_model, posterior=posterior),

@@ -28,7 +28,7 @@ def run(argv: list[str]) -> None:
 
     agent = Agent.load(folder, args.checkpoint, args.device)
     scores = evaluate(agent, args.episodes, seed=args.seed, greedy=args.greedy, num_envs=args.envs)
-    _append(folder / "scores.jsonl", {"kind": "eval", **scores})
+    _append(folder / "evaluations.jsonl", {"kind": "eval", **scores})
     if args.json:
         print(json.dumps(scores))
     else:

@@ -1,7 +1,7 @@
 """The run folder (design law 9): what is in it, who holds it, and how far it got.
 
-config.yaml  command.txt  environment.json  status.json  metrics.jsonl  scores.jsonl  log.txt
-checkpoints/  replay/  tensorboard/
+config.yaml  command.txt  environment.json  status.json  log.txt  checkpoints/  replay/
+metrics.jsonl  scores.jsonl  tensorboard/  evaluations.jsonl (of `worldmodels eval`)
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-import worldmodels
+from worldmodels import __version__
 from worldmodels.config import Config
 from worldmodels.config_file import dump_config
 from worldmodels.errors import UserError
@@ -102,7 +102,7 @@ def describe_machine() -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return {
-        "worldmodels": worldmodels.__version__,
+        "worldmodels": __version__,
         "commit": commit(),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -115,7 +115,7 @@ def describe_machine() -> dict[str, Any]:
 
 def commit() -> str | None:
     """The commit of the source checkout, `-dirty` where files differ; None outside of one."""
-    root = Path(worldmodels.__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
