@@ -14,7 +14,7 @@ import torch
 from worldmodels.backbones.base import LeafSpec
 from worldmodels.errors import UserError, near
 from worldmodels.objects import Carry
-from worldmodels.replay.packing import KNOWN, Packing
+from worldmodels.replay.packing import Packing
 from worldmodels.replay.rows import Column
 from worldmodels.replay.store import Store
 
@@ -76,23 +76,23 @@ class Stored:
     """Every row keeps the last state that was written at it, in side columns of the store."""
 
     def __init__(self, packing: Packing):
-        if packing.row_bytes > MAX_STORED_BYTES:
+        if packing.column.nbytes > MAX_STORED_BYTES:
             raise UserError(
-                f"--replay.carry=stored would keep {packing.row_bytes / 1024:.0f} KiB of state per "
-                f"row, above {MAX_STORED_BYTES // 1024} KiB; use --replay.carry=burnin:8 instead"
+                f"--replay.carry=stored would keep {packing.column.nbytes / 1024:.0f} KiB of "
+                f"state per row, above {MAX_STORED_BYTES // 1024} KiB; use --replay.carry=burnin:8"
             )
         self._packing = packing
-        self.side_columns = packing.columns
+        self.side_columns = {"carry": packing.column}
 
     def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
         """Any windows, with what is stored at the row before each."""
         starts = draw(batch)
         before = store.gather(np.array(starts, np.int64) - 1)
-        return starts, self._packing.unpack(before), before[KNOWN]
+        return starts, *self._packing.unpack(before["carry"])
 
     def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
         """Store the states at their rows; rows that are gone are left out."""
-        store.scatter(ids, self._packing.pack(carry))
+        store.scatter(ids, {"carry": self._packing.pack(carry)})
 
     def save(self, store: Store) -> dict[str, np.ndarray]:
         """The side columns of every segment."""
@@ -117,11 +117,8 @@ class Continue:
         self._packing = packing
         self._next = np.full(streams, NOWHERE, np.int64)
         """[B]: the row each stream reads next."""
-        self._heads = {
-            name: np.zeros((streams, *column.shape), column.dtype)
-            for name, column in packing.columns.items()
-        }
-        """[B, ...] per column: the state after row `_next - 1`, where it is known."""
+        self._heads = np.zeros(streams, packing.column.dtype)
+        """[B], packed: the state after row `_next - 1`, where it is known."""
 
     def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
         """The windows where the streams stopped; imagination takes any, without a carry."""
@@ -134,36 +131,30 @@ class Continue:
             )
         for stream in range(batch):
             if not store.holds(int(self._next[stream]), rows):
-                self._forget(stream)
+                self._heads[stream] = np.zeros((), self._heads.dtype)
                 self._next[stream] = NOWHERE
                 self._next[stream] = self._redraw(draw, rows)
         starts = self._next.tolist()
-        heads = {name: values.copy() for name, values in self._heads.items()}
+        carry, known = self._packing.unpack(self._heads)
         self._next += rows
-        self._forget(slice(None))
-        return starts, self._packing.unpack(heads), heads[KNOWN]
+        self._heads = np.zeros_like(self._heads)
+        return starts, carry, known
 
     def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
         """Keep the states of those rows at which a stream stopped."""
         for stream, following in enumerate(self._next):
             hits = np.flatnonzero(ids == following - 1)
             if len(hits):
-                head = self._packing.pack(carry.index(torch.from_numpy(hits[-1:])))
-                for name, value in head.items():
-                    self._heads[name][stream] = value[0]
+                last = carry.index(torch.from_numpy(hits[-1:]))
+                self._heads[stream] = self._packing.pack(last)[0]
 
     def save(self, store: Store) -> dict[str, np.ndarray]:
         """Where the streams stopped, and in which state."""
-        return {"next": self._next, **self._heads}
+        return {"next": self._next, "heads": self._heads}
 
     def load(self, store: Store, saved: Mapping[str, np.ndarray]) -> None:
         """Take the streams up again."""
-        self._next = saved["next"]
-        self._heads = {name: saved[name] for name in self._heads}
-
-    def _forget(self, stream: int | slice) -> None:
-        for values in self._heads.values():
-            values[stream] = 0
+        self._next, self._heads = saved["next"], saved["heads"]
 
     def _redraw(self, draw: Draw, rows: int) -> int:
         """A start whose window overlaps no other stream's, if a few draws find one."""

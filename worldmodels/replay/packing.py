@@ -1,4 +1,4 @@
-"""A model's carry as compact columns of rows, and back.
+"""A model's carry as one compact column of rows, and back.
 
 Letters: N rows, S stochastic groups, C classes per group.
 """
@@ -13,8 +13,8 @@ from worldmodels.backbones.base import LeafSpec
 from worldmodels.objects import Carry
 from worldmodels.replay.rows import Column
 
-KNOWN = "carry.known"
-"""bool: a carry was written at this row."""
+KNOWN = "known"
+"""The field that says that a carry was written at this row."""
 
 
 class Packing:
@@ -25,40 +25,36 @@ class Packing:
 
     def __init__(self, spec: Mapping[str, LeafSpec]):
         self._spec = dict(spec)
+        fields = [(name, *_packed(name, leaf)) for name, leaf in spec.items()]
+        self._record = np.dtype([(KNOWN, np.bool_, ()), *fields])
+        self.column = Column((), np.dtype((np.void, self._record.itemsize)))
+        """A packed carry is opaque bytes, as a row's record is."""
         self._one_hot = {
             name: torch.eye(leaf.shape[-1] + 1, dtype=leaf.dtype)[:, 1:].contiguous()
             for name, leaf in spec.items()
             if _is_classes(name, leaf)
         }
-        self.columns = {KNOWN: Column((), np.dtype(np.bool_))}
-        for name, leaf in spec.items():
-            self.columns[f"carry.{name}"] = _column(name, leaf)
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one packed row."""
-        return sum(column.nbytes for column in self.columns.values())
-
-    def pack(self, carry: Carry) -> dict[str, np.ndarray]:
-        """A carry of N rows, on any device -> [N, ...] per column, all of them known."""
+    def pack(self, carry: Carry) -> np.ndarray:
+        """A carry of N rows, on any device -> [N], all of them known."""
         Carry.load(carry.save(), self._spec)
-        packed = {KNOWN: np.ones(carry.batch_size, np.bool_)}
+        record = np.empty(carry.batch_size, self._record)
+        record[KNOWN] = True
         for name, leaf in carry.items():
-            column = self.columns[f"carry.{name}"]
             leaf = leaf.detach()
             leaf = (leaf.argmax(-1) + 1 if name in self._one_hot else leaf).cpu()
             bits = leaf.view(torch.int16) if leaf.dtype == torch.bfloat16 else leaf
-            packed[f"carry.{name}"] = bits.numpy().astype(column.dtype, copy=False)
-        return packed
+            record[name] = bits.numpy()
+        return record.view(self.column.dtype)
 
-    def unpack(self, columns: Mapping[str, np.ndarray]) -> Carry:
-        """[N, ...] per column -> the carry, zeros where unknown; leaves may share memory."""
-        return Carry(
-            {
-                name: self._leaf(name, leaf, torch.from_numpy(columns[f"carry.{name}"]))
-                for name, leaf in self._spec.items()
-            }
-        )
+    def unpack(self, column: np.ndarray) -> tuple[Carry, np.ndarray]:
+        """[N] -> the carry, zeros where unknown; and which rows are known, bool [N]."""
+        record = column.view(self._record)
+        leaves = {
+            name: self._leaf(name, leaf, torch.from_numpy(record[name].copy()))
+            for name, leaf in self._spec.items()
+        }
+        return Carry(leaves), record[KNOWN]
 
     def _leaf(self, name: str, spec: LeafSpec, packed: Tensor) -> Tensor:
         if name in self._one_hot:
@@ -71,10 +67,11 @@ def _is_classes(name: str, spec: LeafSpec) -> bool:
     return name == "z" and len(spec.shape) == 2
 
 
-def _column(name: str, spec: LeafSpec) -> Column:
+def _packed(name: str, spec: LeafSpec) -> tuple[np.dtype, tuple[int, ...]]:
+    """Type and shape of one row of a leaf."""
     if _is_classes(name, spec):
         groups, classes = spec.shape
-        return Column((groups,), np.dtype(np.uint8 if classes <= 255 else np.int16))
+        return np.dtype(np.uint8 if classes <= 255 else np.int16), (groups,)
     if spec.dtype == torch.bfloat16:  # numpy has no such type: its bits travel as int16
-        return Column(spec.shape, np.dtype(np.int16))
-    return Column(spec.shape, torch.empty(0, dtype=spec.dtype).numpy().dtype)
+        return np.dtype(np.int16), spec.shape
+    return torch.empty(0, dtype=spec.dtype).numpy().dtype, spec.shape

@@ -40,11 +40,10 @@ class RowLayout:
         self._spec = spec
         action = spec.action
         self._discrete = action.kind == "discrete"
-        arrived = ("prev_action", np.int32, ()) if self._discrete else (
-            "prev_action", np.float32, (action.size,)
-        )  # fmt: skip
+        arrived = (np.int32, ()) if self._discrete else (np.float32, (action.size,))
+        flags = (np.bool_, (len(FLAGS),))
         self._record = np.dtype(
-            [arrived, ("reward", np.float32), *((flag, np.bool_) for flag in FLAGS)]
+            [("prev_action", *arrived), ("reward", np.float32), ("flags", *flags)]
         )
         self.columns = {f"obs.{key}": Column(obs.shape, obs.dtype) for key, obs in spec.obs.items()}
         self._opaque = np.dtype((np.void, self._record.itemsize))
@@ -58,19 +57,21 @@ class RowLayout:
         record = np.empty(len(step.reward), self._record)
         record["prev_action"] = prev_action
         record["reward"] = step.reward
-        for flag in FLAGS:
-            record[flag] = getattr(step, flag)
+        for place, flag in enumerate(FLAGS):
+            record["flags"][:, place] = getattr(step, flag)
         obs = {f"obs.{key}": step.obs[key] for key in self._spec.obs}
         return {"record": record.view(self._opaque), **obs}
 
     def unpack(self, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """[B, T, ...] per column -> the fields of a `Batch` that come from rows."""
         record = columns["record"].view(self._record)
-        fields = {name: torch.from_numpy(record[name].copy()) for name in ("reward", *FLAGS)}
+        flags = torch.from_numpy(record["flags"].transpose(2, 0, 1).copy())  # [4, B, T]
+        reward = torch.from_numpy(record["reward"].copy())
         arrived = record["prev_action"]
         prev_action = self._one_hot[arrived] if self._discrete else arrived.copy()
         obs = {key: torch.from_numpy(columns[f"obs.{key}"]) for key in self._spec.obs}
-        return {"obs": obs, "prev_action": torch.from_numpy(prev_action), **fields}
+        fields = {"obs": obs, "prev_action": torch.from_numpy(prev_action), "reward": reward}
+        return {**fields, **dict(zip(FLAGS, flags, strict=True))}
 
     def _check(self, step: Step, prev_action: np.ndarray) -> None:
         lanes = len(step.reward)

@@ -1,6 +1,8 @@
 """Where windows start: fresh ones first, then uniformly over every eligible row."""
 
+from bisect import bisect_right
 from collections import deque
+from itertools import accumulate
 
 import numpy as np
 
@@ -9,8 +11,7 @@ from worldmodels.replay.store import Store
 
 def eligible(store: Store, rows: int) -> int:
     """Number of rows at which a window of `rows` resident, consecutive rows can start."""
-    _, lengths = store.spans()
-    return int(np.maximum(lengths - rows + 1, 0).sum())
+    return sum(max(held - rows + 1, 0) for _, held in store.spans())
 
 
 class Uniform:
@@ -21,17 +22,18 @@ class Uniform:
 
     def draw(self, store: Store, count: int, rows: int) -> list[int]:
         """Ids of the first rows of `count` windows."""
-        firsts, lengths = store.spans()
-        starts = np.maximum(lengths - rows + 1, 0)
-        ends = np.cumsum(starts)
-        if not len(ends) or ends[-1] == 0:
+        spans = store.spans()
+        ends = list(accumulate((max(held - rows + 1, 0) for _, held in spans), initial=0))
+        if ends[-1] == 0:
             raise ValueError(
                 f"replay holds {store.rows} rows but no {rows} consecutive ones; collect more "
                 "before sampling, or sample shorter windows"
             )
-        pick = self.generator.integers(ends[-1], size=count)
-        run = np.searchsorted(ends, pick, "right")
-        return (firsts[run] + pick - (ends[run] - starts[run])).tolist()
+        starts = []
+        for pick in self.generator.integers(ends[-1], size=count).tolist():
+            span = bisect_right(ends, pick) - 1
+            starts.append(spans[span][0] + pick - ends[span])
+        return starts
 
 
 class OnlineQueue:

@@ -154,10 +154,9 @@ class Store:
             self.cut(lane)
             del self.unsaved[segment.first]
 
-    def spans(self) -> tuple[np.ndarray, np.ndarray]:
-        """First id and number of rows of every run, int64, sorted by id."""
-        firsts = np.array([run.first for run in self._runs], np.int64)
-        return firsts, np.array([run.rows for run in self._runs], np.int64)
+    def spans(self) -> list[tuple[int, int]]:
+        """First id and number of rows of every run, sorted by id."""
+        return [(run.first, run.rows) for run in self._runs]
 
     def holds(self, start: int, rows: int) -> bool:
         """Whether rows start, ..., start + rows - 1 are all resident."""
@@ -228,7 +227,7 @@ class Store:
         first = int(self.next_id[lane]) if first is None else first
         columns = self._free.pop() if self._free else self._allocate()
         for name in self.side_columns:
-            columns[name].fill(0)
+            columns[name][...] = np.zeros((), columns[name].dtype)
         segment = self.segments[first] = Segment(first, columns)
         at = self._run_at(first)
         if at >= 0 and self._runs[at].first + self._runs[at].rows == first:
