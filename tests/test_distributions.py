@@ -72,7 +72,10 @@ def test_two_hot_of_one():
     assert weights[used].tolist() == pytest.approx([1 - 0.3827, 0.3827], abs=1e-4)
 
 
-@pytest.mark.parametrize("bins", [None, torch.tensor([-4.0, -1.0, 0.0, 1.0, 4.0])])
+FIVE = torch.tensor([-4.0, -1.0, 0.0, 1.0, 4.0])
+
+
+@pytest.mark.parametrize("bins", [None, FIVE, FIVE.double()])
 def test_two_hot_against_a_loop(bins):
     values = torch.cat([torch.randn(200) * 3, torch.tensor([0.0, 1.0, -4.0, 4.0, 1e12, -1e12])])
     grid = (default_bins() if bins is None else bins).double().tolist()
@@ -166,6 +169,16 @@ def test_one_hot_samples_are_exact(dtype, unimix):
     assert ((z == 0) | (z == 1)).all()
     assert (z.float().sum(-1) == 1).all()
     assert (d.probs[z.bool()] > 0).all()
+
+
+def test_one_hot_without_unimix_survives_underflow():
+    """Classes of probability 0 in float32: no 0 times infinity, in values or in gradients."""
+    logits = torch.tensor([300.0, 0.0, 0.0], requires_grad=True)
+    d = OneHot.from_logits(logits, unimix=0.0)
+    assert d.log_prob(torch.eye(3)).tolist() == [0.0, -300.0, -300.0]
+    assert d.entropy() == 0.0
+    (grad,) = torch.autograd.grad(d.entropy() + d.log_prob(torch.eye(3)).sum(), logits)
+    assert grad.tolist() == [-2.0, 1.0, 1.0]
 
 
 def test_one_hot_is_at_least_float32():

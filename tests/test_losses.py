@@ -91,6 +91,16 @@ def test_free_nats_act_on_the_sum_and_stop_the_gradient():
     assert grad[1].any()
 
 
+def test_without_unimix_far_apart_is_finite():
+    """KL of a sure posterior against a prior 200 nats away is 200, without 0 times infinity."""
+    post = torch.tensor([[[200.0, 0.0]]], requires_grad=True)
+    prior = torch.tensor([[[0.0, 200.0]]], requires_grad=True)
+    dyn, rep = balanced_kl(post, prior, free_nats=0.0, unimix=0.0)
+    assert dyn.item() == rep.item() == 200.0
+    for grad in torch.autograd.grad((dyn + rep).sum(), [post, prior]):
+        assert torch.isfinite(grad).all()
+
+
 def test_float32_under_half_logits():
     post = torch.randn(3, 4, 5, dtype=torch.bfloat16)
     dyn, rep = balanced_kl(post, post)

@@ -46,7 +46,7 @@ class TwoHot:
         bins = default_bins(logits.device) if bins is None else bins
         if logits.shape[-1] != bins.shape[0]:
             raise ValueError(f"logits {tuple(logits.shape)} do not fit {bins.shape[0]} bins")
-        return cls(logits.float(), bins)
+        return cls(logits.float(), bins.float())
 
     def mean(self) -> Tensor:
         """Expectation [...]; exactly 0 for equal logits, because opposite bins are summed first."""
@@ -79,7 +79,8 @@ class TwoHot:
 
 def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
     """x [...] -> index of the bin below (int64, at most K - 2) and weight of the bin above."""
-    x = x.float().clamp(bins[0], bins[-1])
+    x, bins = x.float(), bins.float()
+    x = x.clamp(bins[0], bins[-1])
     low = (torch.searchsorted(bins, x.contiguous(), right=True) - 1).clamp(0, bins.shape[0] - 2)
     below, above = bins[low], bins[low + 1]
     return low, (x - below) / (above - below)
@@ -88,23 +89,26 @@ def two_hot(x: Tensor, bins: Tensor) -> tuple[Tensor, Tensor]:
 class OneHot:
     """Categorical over the last axis with a uniform share; leading axes are independent."""
 
-    def __init__(self, probs: Tensor):
+    def __init__(self, probs: Tensor, log_probs: Tensor | None = None):
         self.probs = probs
+        self._log_probs = log_probs
 
     @classmethod
     def from_logits(cls, logits: Tensor, unimix: float = UNIMIX) -> "OneHot":
         """logits [..., C] -> probs (1 - unimix) softmax(logits) + unimix / C, at least float32."""
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if unimix == 0:  # a probability may underflow, its logarithm not
+            return cls(wide.softmax(-1), wide.log_softmax(-1))
         return cls((1 - unimix) * wide.softmax(-1) + unimix / logits.shape[-1])
 
     @property
     def log_probs(self) -> Tensor:
         """[..., C]."""
-        return self.probs.log()
+        return self.probs.log() if self._log_probs is None else self._log_probs
 
     def entropy(self) -> Tensor:
         """[...], in nats."""
-        return -torch.xlogy(self.probs, self.probs).sum(-1)
+        return -(self.probs * self.log_probs).sum(-1)
 
     def log_prob(self, x: Tensor) -> Tensor:
         """x one-hot [..., C] -> [...]."""
