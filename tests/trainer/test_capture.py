@@ -1,0 +1,76 @@
+"""The update reads no tensor's value back and its shapes do not depend on data (for graphs)."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from worldmodels.config import Config
+from worldmodels.distributions import default_bins
+from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec
+from worldmodels.learner import Learner
+from worldmodels.objects import Batch
+
+SPECS = {
+    "image": (ObsSpec((32, 32, 3), "image"), torch.uint8, ActionSpec("discrete", 4)),
+    "planes": (ObsSpec((6, 5, 2), "planes"), torch.bool, ActionSpec("discrete", 3)),
+    "vector": (ObsSpec((7,), "vector"), torch.float32, ActionSpec("continuous", 2)),
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_bins():
+    """The bins are made once per process: not as tensors without values, and not out of them."""
+    default_bins.cache_clear()
+    yield
+    default_bins.cache_clear()
+
+
+class Bare:
+    """What the learner asks of Fabric, which cannot move tensors without values."""
+
+    autocast = nullcontext
+
+    def setup_module(self, module):
+        return module
+
+    def setup_optimizers(self, optimizer):
+        return optimizer
+
+    def backward(self, loss):
+        loss.backward()
+
+
+def fake_batch(config: Config, obs: ObsSpec, dtype: torch.dtype, actions: int) -> Batch:
+    shape = (config.replay.batch_size, config.replay.batch_length)
+    flags = {name: torch.zeros(shape, dtype=torch.bool) for name in Batch.__annotations__}
+    return Batch(
+        obs={obs.kind: torch.zeros(*shape, *obs.shape).to(dtype)},
+        prev_action=torch.zeros(*shape, actions),
+        reward=torch.zeros(shape),
+        index=torch.zeros(shape, dtype=torch.int64),
+        **{k: flags[k] for k in ("is_first", "is_last", "is_terminal", "obs_valid", "reset")},
+    )
+
+
+@pytest.mark.parametrize("starts", [0, 5])
+@pytest.mark.parametrize("kind", SPECS)
+def test_an_update_runs_on_tensors_without_values(tiny: Config, kind: str, starts: int):
+    obs, dtype, action = SPECS[kind]
+    config = replace(tiny, actor_critic=replace(tiny.actor_critic, starts=starts))
+    with torch.device("meta"):
+        spec = EnvSpec("fake", {kind: obs}, action)
+        learner = Learner(config, spec, Bare())
+        batch = fake_batch(config, obs, dtype, action.size)
+        for _ in range(2):
+            update = learner.gradients(batch)
+            learner.apply()
+    assert update.loss.shape == ()
+
+
+@pytest.mark.parametrize("read", [Tensor.item, Tensor.nonzero, bool, Tensor.tolist])
+def test_reading_a_value_would_fail(read):
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        read(torch.zeros((), device="meta"))
