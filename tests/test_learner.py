@@ -2,20 +2,19 @@
 
 import io
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
-from lightning.fabric import Fabric
 
 from worldmodels.config import OptimizerConfig
 from worldmodels.learner import Learner
+from worldmodels.runtime.fabric import build_fabric
 
-PRECISIONS = ("32-true", "bf16-mixed")
+PRECISIONS = ("32", "bf16")
 
 
-def learner_of(config, spec, precision: Any = "32-true") -> Learner:
-    return Learner(config, spec, Fabric(accelerator="cpu", precision=precision))
+def learner_of(config, spec, precision="32") -> Learner:
+    return Learner(config, spec, build_fabric("cpu", precision))
 
 
 def parameters(learner: Learner) -> dict[str, torch.Tensor]:
@@ -125,6 +124,19 @@ def test_burnin_warms_the_carry_up_without_loss(make_config, make_spec, make_bat
     assert not warm.reset[:, 0].any()
     update = learner.gradients(replace(batch, burnin=2))
     assert update.batch.reward.shape == (2, 4)
+
+
+def test_burnin_computes_in_the_runs_precision(make_config, make_spec, make_batch):
+    """Every pass through the networks of an update runs under the same autocast."""
+    spec = make_spec("vector")
+    learner = learner_of(make_config(), spec, "bf16")
+    found = []
+    learner.world_model.dynamics.from_action.register_forward_hook(
+        lambda module, args, output: found.append(output.dtype)
+    )
+    learner.gradients(replace(make_batch(spec), burnin=2))
+    assert len(found) == 2 + learner.config.actor_critic.imagination_length
+    assert set(found) == {torch.bfloat16}
 
 
 def test_learner_state_resumes_bit_for_bit(make_config, make_spec, make_batch):

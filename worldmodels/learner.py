@@ -66,7 +66,8 @@ class Learner:
 
     def gradients(self, batch: Batch) -> Update:
         """Forward and backward on one batch; the parameters stay as they are."""
-        batch = self.world_model.warm_up(batch)
+        with self.fabric.autocast():
+            batch = self.world_model.warm_up(batch)
         model_losses, latents = self.model_losses(batch)
         rollout = self.imagine(latents)
         behaviour_losses, statistics = self.learn_behaviour(rollout, latents, batch)
