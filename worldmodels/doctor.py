@@ -7,13 +7,13 @@ from time import perf_counter
 from typing import Any
 
 from worldmodels.config import Config
+from worldmodels.dry_run import dry_run
 from worldmodels.envs import registry
 from worldmodels.errors import UserError
 from worldmodels.kernels import dispatch
 from worldmodels.presets import default_presets, load_config
 from worldmodels.runtime.fabric import choose_device
 from worldmodels.runtime.rundir import describe_machine
-from worldmodels.trainer import dry_run
 
 _WRITTEN_MIB = 64
 

@@ -35,7 +35,7 @@ class Batch:
     is_terminal: Tensor
     """bool [B, T]: no value beyond this row."""
     obs_valid: Tensor
-    """bool [B, T]: False where `obs` is not the true frame; left out of image losses."""
+    """bool [B, T]: False where `obs` is not the true one; left out of its losses."""
     index: Tensor
     """int64 [B, T], global row ids, consecutive along T."""
     reset: Tensor

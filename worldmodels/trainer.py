@@ -1,6 +1,5 @@
 """`train`: the loop of a run, with its logs, evaluations and checkpoints."""
 
-import math
 import time
 from collections import deque
 from pathlib import Path
@@ -11,12 +10,12 @@ import torch
 from worldmodels.config import Config
 from worldmodels.errors import NonFinite, Stopped, UserError
 from worldmodels.evaluation import EvaluationStopped, evaluate
+from worldmodels.files import unwritable
 from worldmodels.replay import CorruptReplay
 from worldmodels.runtime.checkpoint import Checkpoints
 from worldmodels.runtime.clocks import Every, Timer
 from worldmodels.runtime.console import Console
 from worldmodels.runtime.fabric import choose_device
-from worldmodels.runtime.files import unwritable
 from worldmodels.runtime.logs import Logs
 from worldmodels.runtime.memory import resident_gib
 from worldmodels.runtime.rundir import RunFolder
@@ -273,30 +272,3 @@ class Trainer:
     def set_status(self, status: str) -> None:
         """Note the run's state in its folder."""
         self.folder.set_status(status, self.system.step, self.config.steps)
-
-
-def dry_run(config: Config) -> dict[str, Any]:
-    """Build everything in memory, collect one batch, and time a second update after a first."""
-    system = System(config, None)
-    try:
-        while system.updates == 0:
-            system.collect()
-            system.learn()
-        began = time.perf_counter()
-        system.update()
-        if system.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
-    finally:
-        system.envs.close()
-    updates = config.steps * config.updates_per_step
-    return {
-        "description": system.describe(),
-        "seconds_per_update": seconds,
-        "updates": math.floor(updates),
-        "hours_of_updates": updates * seconds / 3600,
-        "peak_memory_gib": resident_gib(peak=True),
-        "peak_gpu_memory_gib": torch.cuda.max_memory_allocated() / 2**30
-        if system.device.type == "cuda"
-        else None,
-    }

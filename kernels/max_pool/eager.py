@@ -13,14 +13,14 @@ class _MaxPool(torch.autograd.Function):
         out, places = F.max_pool2d(x, 2, return_indices=True)
         small = torch.int16 if x.shape[-2] * x.shape[-1] <= 2**15 else torch.int32
         ctx.save_for_backward(places.to(small))
-        ctx.shape = x.shape
+        ctx.shape, ctx.strides = x.shape, x.stride()
         return out
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
         places = ctx.saved_tensors[0].long()
-        # The operator reads no value of its input, only shape and layout.
-        like = grads[0].new_empty(()).expand(ctx.shape)
+        # The operator reads no value of its input, only its shape and layout.
+        like = grads[0].new_empty_strided(ctx.shape, ctx.strides)
         return _pool_backward(grads[0], like, [2, 2], [2, 2], [0, 0], [1, 1], False, places)
 
 

@@ -37,7 +37,7 @@ def test_train_says_where_its_options_come_from(call, trained, tmp_path):
     assert answer.out.splitlines()[:3] == [
         "presets demo: default for catch",
         "config file run.yaml: seed",
-        "command line: --steps 5000 (was 16000)",
+        "command line: --steps 5000 (was 14000)",
     ]
     (told,) = trained
     assert (str(told["run"]), told["resume"], told["quiet"]) == ("here", False, False)
@@ -101,7 +101,7 @@ def test_dry_run_prints_memory_and_speed(call, monkeypatch):
         "peak_memory_gib": 0.5,
         "peak_gpu_memory_gib": None,
     }
-    monkeypatch.setattr(trainer, "dry_run", lambda config: report)
+    monkeypatch.setattr("worldmodels.dry_run.dry_run", lambda config: report)
     answer = call("train", "catch", "--dry-run")
     assert answer.code == 0
     for text in ("device cpu: as asked", "12 ms", "500 updates", "0.50 GiB"):

@@ -232,7 +232,7 @@ def test_a_write_that_stops_halfway_leaves_nothing(toys, tmp_path):
 
 def test_a_folder_that_cannot_be_made(toys, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write the replay into"):
+    with pytest.raises(UserError, match="cannot write the replay in"):
         toys.replay(folder=tmp_path / "file" / "rows")
 
 

@@ -45,13 +45,17 @@ class Bare:
 
 def fake_batch(config: Config, obs: ObsSpec, dtype: torch.dtype, actions: int) -> Batch:
     shape = (config.replay.batch_size, config.replay.batch_length)
-    flags = {name: torch.zeros(shape, dtype=torch.bool) for name in Batch.__annotations__}
+    flag = torch.zeros(shape, dtype=torch.bool)
     return Batch(
         obs={obs.kind: torch.zeros(*shape, *obs.shape).to(dtype)},
         prev_action=torch.zeros(*shape, actions),
         reward=torch.zeros(shape),
         index=torch.zeros(shape, dtype=torch.int64),
-        **{k: flags[k] for k in ("is_first", "is_last", "is_terminal", "obs_valid", "reset")},
+        is_first=flag,
+        is_last=flag,
+        is_terminal=flag,
+        obs_valid=flag,
+        reset=flag,
     )
 
 
@@ -67,7 +71,7 @@ def test_an_update_runs_on_tensors_without_values(tiny: Config, kind: str, start
         for _ in range(2):
             update = learner.gradients(batch)
             learner.apply()
-    assert update.loss.shape == ()
+            assert update.loss.shape == ()
 
 
 @pytest.mark.parametrize("read", [Tensor.item, Tensor.nonzero, bool, Tensor.tolist])

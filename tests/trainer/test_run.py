@@ -14,11 +14,12 @@ from worldmodels.agent import Agent
 from worldmodels.config import Config
 from worldmodels.curves import plot_run
 from worldmodels.dream import _play, dream
+from worldmodels.dry_run import dry_run
 from worldmodels.errors import NonFinite, UserError
 from worldmodels.evaluation import evaluate
 from worldmodels.runtime.checkpoint import Checkpoints
 from worldmodels.system import System
-from worldmodels.trainer import dry_run, train
+from worldmodels.trainer import train
 
 
 def rows(path: Path) -> list[dict]:

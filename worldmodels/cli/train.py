@@ -60,12 +60,14 @@ def run(argv: list[str]) -> None:
         return
     if not choices.quiet:
         print("\n".join(notes))
-    from worldmodels import trainer  # torch and lightning, only now
-
     if choices.dry_run:
-        _print_dry_run(trainer.dry_run(config))
+        from worldmodels.dry_run import dry_run
+
+        _print_dry_run(dry_run(config))
         return
-    folder = trainer.train(
+    from worldmodels.trainer import train  # torch and lightning, only now
+
+    folder = train(
         config,
         Path(choices.resume or choices.run) if choices.resume or choices.run else None,
         resume=bool(choices.resume),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodels.replay.files import FileRecord, open_arrays, unwritable, verify, write_arrays
+from worldmodels.files import unwritable
+from worldmodels.replay.files import FileRecord, open_arrays, verify, write_arrays
 from worldmodels.replay.store import LANE_SHIFT, Segment, Store
 
 
@@ -18,7 +19,7 @@ class Archive:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise unwritable(folder, error) from error
+            raise unwritable("replay", folder, error) from error
 
     def seal(self, store: Store) -> None:
         """Write every closed segment that has no file yet."""

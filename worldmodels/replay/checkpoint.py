@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from worldmodels.errors import UserError
+from worldmodels.files import unwritable, write_text
 from worldmodels.replay.archive import Archive
 from worldmodels.replay.files import (
     CorruptReplay,
@@ -22,7 +23,6 @@ from worldmodels.replay.files import (
     open_arrays,
     verify,
     write_arrays,
-    write_text,
 )
 from worldmodels.replay.store import Store
 
@@ -38,7 +38,10 @@ def write_checkpoint(
         for name, values in arrays.items()
     }
     text = json.dumps({**body, "files": files})
-    write_text(directory / NAME, f"{zlib.crc32(text.encode()):08x}\n{text}\n")
+    try:
+        write_text(directory / NAME, f"{zlib.crc32(text.encode()):08x}\n{text}\n")
+    except OSError as error:
+        raise unwritable("replay", directory, error) from error
     return {"index": NAME, "files": files}
 
 

@@ -4,9 +4,7 @@ A file is written beside its place, synced, and renamed to a name that carries t
 bytes: two contents never share a name, so no later write can change what a checkpoint refers to.
 """
 
-import errno
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,10 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from worldmodels.errors import UserError
-
-CHUNK = 1 << 20
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNUSABLE = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError)
+from worldmodels.files import checksum, sync_folder, unwritable
 
 
 class CorruptReplay(UserError):
@@ -52,23 +47,8 @@ def write_arrays(folder: Path, stem: str, arrays: Mapping[str, np.ndarray]) -> F
         sync_folder(folder)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise unwritable(folder, error) from error
+        raise unwritable("replay", folder, error) from error
     return FileRecord(name, size, crc)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Durably write a small text file."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise unwritable(path.parent, error) from error
 
 
 def verify(folder: Path, record: FileRecord) -> None:
@@ -98,33 +78,3 @@ def open_arrays(folder: Path, record: FileRecord) -> Iterator[Mapping[str, np.nd
     """The arrays of a verified file by name, each read from disk when it is asked for."""
     with np.load(folder / record.name, allow_pickle=False) as arrays:
         yield arrays
-
-
-def checksum(path: Path) -> int:
-    """CRC-32 of a file's bytes."""
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return crc
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` durable, where the system can open folders."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def unwritable(folder: Path, error: OSError) -> UserError:
-    """The error for a failed write into `folder`, with the advice that fits its cause."""
-    advice = "check the disk"
-    if error.errno in FULL:
-        advice = "free disk space, then resume the run"
-    elif isinstance(error, UNUSABLE) or error.errno == errno.EROFS:
-        advice = "make the folder writable or choose another run folder"
-    return UserError(f"cannot write the replay into {folder} ({error.strerror}); {advice}")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from worldmodels.errors import UserError
-from worldmodels.runtime.files import checksum, rename_folder, sync_file, unwritable, write_text
+from worldmodels.files import checksum, rename_folder, sync_file, unwritable, write_text
 
 FORMAT = 1
 MANIFEST = "manifest.json"

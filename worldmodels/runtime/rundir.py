@@ -20,7 +20,7 @@ from worldmodels import __version__
 from worldmodels.config import Config
 from worldmodels.config_file import dump_config
 from worldmodels.errors import UserError
-from worldmodels.runtime.files import unwritable, write_text
+from worldmodels.files import unwritable, write_text
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "ale-py", "lightning", "einops")
 

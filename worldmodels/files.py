@@ -9,14 +9,19 @@ from pathlib import Path
 from worldmodels.errors import UserError
 
 _CHUNK = 1 << 20
+_UNUSABLE = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file so that it is either the old one or the new one, whole."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    sync_file(temporary)
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        sync_file(temporary)
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
@@ -62,6 +67,6 @@ def unwritable(what: str, folder: Path, error: OSError) -> UserError:
     advice = "check the disk"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         advice = "free disk space, then resume the run"
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR):
+    elif isinstance(error, _UNUSABLE) or error.errno == errno.EROFS:
         advice = "make the folder writable or choose another run folder with --run"
     return UserError(f"cannot write the {what} in {folder} ({error.strerror}); {advice}")
