@@ -52,7 +52,8 @@ class ActorCritic(nn.Module):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses by name, `policy` and `value` [M, L], `replay_value` [B, T-1]; and statistics."""
         critic = TwoHot.from_logits(self.value(rollout.feature))  # [M, L+1]
-        value = critic.mean().detach()
+        with torch.no_grad():
+            value = critic.mean()
         returns = lambda_returns(
             rollout.reward[:, 1:], rollout.cont[:, 1:], value, 1.0, self.config.return_lambda
         )

@@ -5,7 +5,7 @@ S stochastic groups, C classes per group, A action size.
 """
 
 import math
-from functools import cache
+from functools import cache, cached_property
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +48,11 @@ class TwoHot:
             raise ValueError(f"logits {tuple(logits.shape)} do not fit {bins.shape[0]} bins")
         return cls(logits.float(), bins.float())
 
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """[..., K]; a critic reads it twice, at the return and at the slow critic's value."""
+        return self.logits.log_softmax(-1)
+
     def mean(self) -> Tensor:
         """Expectation [...]; exactly 0 for equal logits, because opposite bins are summed first."""
         probs = self.logits.softmax(-1)
@@ -62,9 +67,8 @@ class TwoHot:
     def log_prob(self, x: Tensor) -> Tensor:
         """x [...] -> the log likelihood of its two-hot weights [...]."""
         low, weight = two_hot(x, self.bins)
-        log_probs = self.logits.log_softmax(-1)
-        at_low = log_probs.gather(-1, low.unsqueeze(-1)).squeeze(-1)
-        at_high = log_probs.gather(-1, low.unsqueeze(-1) + 1).squeeze(-1)
+        at_low = self.log_probs.gather(-1, low.unsqueeze(-1)).squeeze(-1)
+        at_high = self.log_probs.gather(-1, low.unsqueeze(-1) + 1).squeeze(-1)
         return at_low * (1 - weight) + at_high * weight
 
     @staticmethod
