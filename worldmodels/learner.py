@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from worldmodels.actor_critic import ActorCritic
 from worldmodels.config import Config
 from worldmodels.envs.spec import EnvSpec
+from worldmodels.errors import UserError
 from worldmodels.imagination import imagine
 from worldmodels.objects import Batch, Latents, Rollout
 from worldmodels.optim import LaProp
@@ -34,9 +35,15 @@ class Update:
 
 def build_models(config: Config, spec: EnvSpec) -> tuple[WorldModel, ActorCritic]:
     """The two modules of a run, freshly initialised from torch's global generator."""
-    mix = 2 * config.world_model.hidden
-    backbone = backbone_class(config.backbone.name)(config.backbone, mix)
-    world_model = WorldModel(config.world_model, spec, backbone, config.discount)
+    kind, mix = backbone_class(config.backbone.name), 2 * config.world_model.hidden
+    try:
+        backbone = kind(config.backbone, mix)
+        world_model = WorldModel(config.world_model, spec, backbone, config.discount)
+    except ValueError as error:  # sizes that do not fit together
+        raise UserError(
+            f"no world model of these sizes for {spec.name} with backbone {config.backbone.name}: "
+            f"{error}"
+        ) from error
     actor_critic = ActorCritic(
         config.actor_critic, world_model.feature_size, spec.action, config.discount
     )

@@ -79,6 +79,13 @@ def test_an_unwritable_folder_is_one_sentence(tiny: Config, tmp_path: Path):
         train(tiny, tmp_path / "file" / "run", quiet=True)
 
 
+def test_a_run_that_never_began_leaves_no_folder(tiny: Config, tmp_path: Path):
+    config = replace(tiny, backbone=replace(tiny.backbone, deter=30))
+    with pytest.raises(UserError, match="does not divide by 4 blocks"):
+        train(config, tmp_path / "run", quiet=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_more_steps_extend_a_finished_run(broken_copy: Path, tiny: Config):
     longer = replace(tiny, steps=tiny.steps + 40)
     train(longer, broken_copy, resume=True, quiet=True)

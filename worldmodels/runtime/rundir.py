@@ -7,6 +7,7 @@ metrics.jsonl  scores.jsonl  tensorboard/  evaluations.jsonl (of `worldmodels ev
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -30,6 +31,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self._fresh = not path.exists()
         self._lock = FileLock(path / ".lock")
 
     @classmethod
@@ -75,8 +77,10 @@ class RunFolder:
             ) from error
 
     def release(self) -> None:
-        """Let another process have the folder."""
+        """Let another process have the folder; a new run that never began leaves none behind."""
         self._lock.release()
+        if self._fresh and not (self.path / "status.json").exists():
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def set_status(self, status: str, step: int, steps: int, **extra: Any) -> None:
         """Note running, done, stopped or failed, and how far the run got."""
