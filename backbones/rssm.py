@@ -21,6 +21,8 @@ class RSSM(Backbone):
     output_leaf = "h"
 
     def __init__(self, config: RSSMConfig, input_size: int):
+        if config.deter < config.blocks or min(config.hidden, config.blocks, config.layers) < 1:
+            raise ValueError(f"{config} has a size below one")
         super().__init__(config, input_size, config.deter)
         width, blocks, hidden = config.deter, config.blocks, config.hidden
         self.blocks = blocks

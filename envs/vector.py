@@ -97,4 +97,12 @@ def make_vec(config: Any, num_envs: int, seed: int) -> VecEnv:
     Environment i has the same seed whatever `num_envs` is.
     """
     children = np.random.SeedSequence(seed).spawn(num_envs)
-    return VecEnv([make(config, int(child.generate_state(1)[0])) for child in children])
+    try:
+        return VecEnv([make(config, int(child.generate_state(1)[0])) for child in children])
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"environment {config.name} raised {type(error).__name__} when it was made: {error}; "
+            "this is an error of the environment itself (--debug shows where)"
+        ) from error

@@ -27,11 +27,14 @@ _CHOSEN = {
     ),
     "backbone": st.sampled_from([RSSMConfig(deter=8), GRUConfig(deter=3)]),
     "carry": st.sampled_from(["stored", "zero", "burnin:8"]),
+    "batch_size": st.integers(1, 64),
+    "batch_length": st.integers(2, 64),
+    "capacity": st.integers(2 * 64 * 64, 10**12),
 }
 _BY_TYPE = {
     bool: st.booleans(),
     int: st.integers(2, 10**12),
-    float: st.floats(0, 1),
+    float: st.floats(0, 1, exclude_min=True, exclude_max=True),
     str: st.text(),
 }
 
@@ -114,7 +117,7 @@ def test_another_name_resets_its_block():
         ({"steps": 0}, "steps is at least 1, not 0"),
         ({"num_envs": -1}, "num_envs is at least 1, not -1"),
         ({"replay": {"batch_size": 0}}, "replay.batch_size is at least 1, not 0"),
-        ({"optimizer": {"beta1": 1.5}}, "optimizer.beta1 lies between 0 and 1, not at 1.5"),
+        ({"optimizer": {"beta1": 1.5}}, "optimizer.beta1 lies above 0 and below 1, not at 1.5"),
         ({"replay": {"carry": "burnin:x"}}, "burnin:K"),
     ],
 )

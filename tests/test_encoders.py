@@ -67,7 +67,7 @@ def test_encoder_sorts_its_parts_and_transforms_vectors():
     assert tokens.shape == (4, encoder.output_size) == (4, 8 + 8)
     flat = torch.cat([obs["planes"].float().flatten(1), symlog(obs["zeta"])], 1)
     assert encoder.mlp is not None
-    expected = torch.cat([encoder.images["image"](obs["image"]), encoder.mlp(flat)], 1)
+    expected = torch.cat([encoder.images[0](obs["image"]), encoder.mlp(flat)], 1)
     torch.testing.assert_close(tokens, expected)
     assert vector_input(obs["planes"], specs["planes"]).unique().tolist() == [0.0, 1.0]
 

@@ -7,7 +7,7 @@ from worldmodels.backbones.base import State
 from worldmodels.imagination import imagine
 from worldmodels.learner import build_models
 from worldmodels.objects import Latents
-from worldmodels.world_model import Prediction, feature_of
+from worldmodels.world_model import Prediction
 
 
 class Counter:
@@ -18,6 +18,9 @@ class Counter:
         chosen = (action * torch.arange(action.shape[1])).sum(1)
         h = torch.stack([h[:, 0] + 1, h[:, 1] + chosen], 1)
         return State({"h": h, "z": chosen.view_as(z)})
+
+    def feature(self, carry):
+        return torch.cat([carry["h"], carry["z"].flatten(1)], -1)
 
     def predict(self, feature):
         return Prediction(reward=10 * feature[..., 2], cont=1 / (1 + feature[..., 0]))
@@ -64,7 +67,7 @@ def test_rollout_of_the_real_parts(backbone, action, make_config, make_spec, mak
     assert rollout.feature.shape == (8, 4, size)
     assert rollout.action.shape == (8, 3, 3)
     assert rollout.reward.shape == rollout.cont.shape == (8, 4)
-    assert torch.equal(rollout.feature[:, 0], feature_of(latents.start))
+    assert torch.equal(rollout.feature[:, 0], world_model.feature(latents.start))
     for x in (rollout.feature, rollout.action, rollout.reward, rollout.cont):
         assert not x.requires_grad
         assert x.dtype == torch.float32
@@ -78,4 +81,4 @@ def test_rollout_of_the_real_parts(backbone, action, make_config, make_spec, mak
         carry = world_model.imagine_step(carry, rollout.action[:, i])
         z = rollout.feature[:, i + 1, -12:].unflatten(1, (3, 4))
         carry = State({**carry, "z": z})
-        torch.testing.assert_close(feature_of(carry), rollout.feature[:, i + 1])
+        torch.testing.assert_close(world_model.feature(carry), rollout.feature[:, i + 1])

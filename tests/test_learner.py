@@ -65,7 +65,7 @@ def test_loss_is_the_weighted_sum_of_means(make_config, make_spec, make_batch):
     before = {k: p.detach().clone() for k, p in parameters(learner).items()}
     update = learner.gradients(make_batch(spec))
     # The weights of DreamerV3's 2025 form; the reconstruction has one per key.
-    weights = {"dyn": 1.0, "rep": 0.1, "reward": 1.0, "continue": 1.0, "vector": 1.0}
+    weights = {"dyn": 1.0, "rep": 0.1, "reward": 1.0, "continue": 1.0, "decode/vector": 1.0}
     weights |= {"policy": 1.0, "value": 1.0, "replay_value": 0.3}
     losses = {k.removeprefix("loss/"): x for k, x in update.metrics.items() if "loss/" in k}
     assert losses.keys() == weights.keys()
@@ -123,7 +123,7 @@ def test_burnin_warms_the_carry_up_without_loss(make_config, make_spec, make_bat
     assert warm.index.tolist() == batch.index[:, 2:].tolist()
     assert not warm.reset[:, 0].any()
     update = learner.gradients(replace(batch, burnin=2))
-    assert update.batch.reward.shape == (2, 4)
+    assert update.latents.feature.shape[:2] == (2, 4)
 
 
 def test_burnin_computes_in_the_runs_precision(make_config, make_spec, make_batch):

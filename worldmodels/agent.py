@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldmodels.actor_critic import ActorCritic
@@ -20,9 +19,9 @@ from worldmodels.envs.spec import ActionSpec, EnvSpec
 from worldmodels.errors import UserError
 from worldmodels.learner import build_models
 from worldmodels.objects import Carry
-from worldmodels.runtime.checkpoint import Checkpoints, verify
+from worldmodels.runtime.checkpoint import Checkpoints, step_of, verify
 from worldmodels.runtime.fabric import choose_device
-from worldmodels.world_model import WorldModel, feature_of
+from worldmodels.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,13 @@ class Agent:
             seen = self.world_model.observe_step(
                 carry.carry, carry.action, tensors, reset, generator=generator
             )
-            chosen = self.actor_critic.act(feature_of(seen), greedy=greedy, generator=generator)
+            chosen = self.actor_critic.act(
+                self.world_model.feature(seen), greedy=greedy, generator=generator
+            )
+        if self.spec.action.kind == "continuous":
+            chosen = chosen.clamp(-1, 1)  # what the environment executes
         action = decode_action(chosen, self.spec.action)
-        taken = encode_action(action, self.spec.action).to(self.device)
-        return (action[0] if single else action), Memory(seen, taken)
+        return (action[0] if single else action), Memory(seen, chosen)
 
     def initial(self, count: int) -> Memory:
         """The memory of `count` streams before their first observation."""
@@ -136,13 +138,7 @@ def decode_action(action: Tensor, spec: ActionSpec) -> np.ndarray:
     """The model's action [N, A] -> the environment's: int64 [N], or float32 [N, A] in [-1, 1]."""
     if spec.kind == "discrete":
         return action.argmax(-1).cpu().numpy()
-    return action.clamp(-1, 1).float().cpu().numpy()
-
-
-def encode_action(action: np.ndarray, spec: ActionSpec) -> Tensor:
-    """The environment's action -> the model's, float32 [N, A]."""
-    tensor = torch.from_numpy(action)
-    return F.one_hot(tensor, spec.size).float() if spec.kind == "discrete" else tensor
+    return action.float().cpu().numpy()
 
 
 def env_spec(config: Any) -> EnvSpec:
@@ -161,7 +157,7 @@ def find_checkpoint(run: Path, checkpoint: str) -> Path:
             return path
         why = "; ".join(damaged) or "it has none yet"
         raise UserError(f"{run} holds no checkpoint that can be read: {why}")
-    steps = {str(int(path.name.removeprefix("step_"))): path for path in checkpoints.steps()}
+    steps = {str(step_of(path)): path for path in checkpoints.steps()}
     if checkpoint not in steps:
         raise UserError(f"{run} has no checkpoint of step {checkpoint}; it has {', '.join(steps)}")
     verify(steps[checkpoint])

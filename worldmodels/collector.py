@@ -50,18 +50,22 @@ class Collector:
             "prev_action": self._memory.action,
             "returns": torch.from_numpy(self._returns),
             "lengths": torch.from_numpy(self._lengths),
+            "device": self.agent.device.type,
             "generator": self.generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+    def load_state_dict(self, state: dict[str, Any]) -> list[str]:
+        """Inverse of `state_dict`; returns what could not be continued exactly."""
         device = self.agent.device
         spec = self.agent.world_model.dynamics.carry_spec()
         self._action = state["action"].numpy()
         carry = State.load(state["carry"], spec).to(device)
         self._memory = Memory(carry, state["prev_action"].to(device))
         self._returns, self._lengths = state["returns"].numpy(), state["lengths"].numpy()
+        if state["device"] != device.type:  # a generator's state belongs to its kind of device
+            return [f"the run moves from {state['device']} to {device.type}: its acting draws anew"]
         self.generator.set_state(state["generator"])
+        return []
 
     def restore_envs(self, states: list[dict[str, Any] | None]) -> list[int]:
         """Continue the environments; the lanes of those that cannot be are cut and named."""

@@ -22,7 +22,12 @@ _AT_LEAST = {
     "world_model.hidden": 1,
     "world_model.depth": 1,
     "world_model.units": 1,
+    "world_model.prior_layers": 1,
+    "world_model.posterior_layers": 1,
+    "world_model.vector_layers": 1,
+    "world_model.head_layers": 1,
     "actor_critic.units": 1,
+    "actor_critic.layers": 1,
     "actor_critic.imagination_length": 1,
     "actor_critic.starts": 0,
     "replay.capacity": 1,
@@ -45,9 +50,8 @@ _SHARES = (
     "actor_critic.unimix",
     "actor_critic.slow_rate",
     "actor_critic.normalizer_decay",
-    "optimizer.beta1",
-    "optimizer.beta2",
 )
+_BELOW_ONE = ("optimizer.beta1", "optimizer.beta2")
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ class CheckpointConfig:
     """When the run is saved; it is also saved at the end and on Ctrl-C, SIGTERM and SIGUSR1."""
 
     minutes: float = 10.0
-    """Minutes between checkpoints."""
+    """Minutes between checkpoints; 0 saves after every step."""
     keep: int = 2
     """Checkpoints kept; the older ones are the fallback where the newest is damaged."""
 
@@ -252,6 +256,16 @@ class Config:
             value = attrgetter(name)(self)
             if not 0 <= value <= 1:
                 raise UserError(f"{name} lies between 0 and 1, not at {value}")
+        for name in _BELOW_ONE:
+            value = attrgetter(name)(self)
+            if not 0 < value < 1:
+                raise UserError(f"{name} lies above 0 and below 1, not at {value}")
+        batch = self.replay.batch_size * self.replay.batch_length
+        if self.replay.capacity < 2 * batch:  # old rows leave by whole segments
+            raise UserError(
+                f"replay.capacity is at least two batches, {2 * batch} rows, "
+                f"not {self.replay.capacity}"
+            )
 
     @property
     def discount(self) -> float:

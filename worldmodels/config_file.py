@@ -185,3 +185,36 @@ _READERS: Mapping[Any, tuple[str, Callable[[Any], Any]]] = MappingProxyType(
         bool: ("true or false", _instance_of(bool)),
     }
 )
+
+
+_FIXED = (
+    "env.",
+    "backbone.",
+    "seed",
+    "num_envs",
+    "replay.",
+    "world_model.posterior",
+    "world_model.stoch",
+    "world_model.classes",
+    "world_model.hidden",
+    "world_model.prior_layers",
+    "world_model.posterior_layers",
+    "world_model.depth",
+    "world_model.units",
+    "world_model.vector_layers",
+    "world_model.head_layers",
+    "actor_critic.layers",
+    "actor_critic.units",
+)
+"""Options that shape what a checkpoint holds: the models, the replay, the random streams."""
+
+
+def check_resumable(saved: Config, config: Config) -> None:
+    """Refuse to resume a run of `saved` as `config` where its checkpoints would not fit."""
+    for name, (old, new) in differences(saved, config).items():
+        if name.startswith(_FIXED):
+            option = "--" + name.replace("_", "-")
+            raise UserError(
+                f"a resumed run keeps its environment, models, replay and seed, so {option} "
+                f"stays {old}; leave it out, or start a new run for {new}"
+            )

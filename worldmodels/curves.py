@@ -9,7 +9,13 @@ import numpy as np
 from worldmodels.errors import UserError
 
 _PANELS = {
-    "world model losses": ("loss/dyn", "loss/reward", "loss/continue", "loss/image", "loss/planes"),
+    "world model losses": (
+        "loss/dyn",
+        "loss/reward",
+        "loss/continue",
+        "loss/decode/image",
+        "loss/decode/planes",
+    ),
     "policy entropy": ("behaviour/entropy",),
     "imagined return and value": ("behaviour/return", "behaviour/value"),
 }

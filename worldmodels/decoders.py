@@ -5,6 +5,7 @@ Source: DreamerV3 (arXiv 2301.04104, 2025 form). Letters: N rows, D width of h, 
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from worldmodels.backbones.layers import MLP, BlockLinear, Linear, NormSiLU
@@ -65,9 +66,8 @@ class ImageDecoder(nn.Module):
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
         """h [N, D], z [N, S C] -> logits [N, H, W, C]; pixels are their sigmoid."""
-        height, width, channels = self.small
-        x = self.from_h(h).view(-1, BLOCKS, height, width, channels // BLOCKS)
-        x = x.permute(0, 2, 3, 1, 4).reshape(-1, height, width, channels)
+        height, width, _ = self.small
+        x = rearrange(self.from_h(h), "n (g h w c) -> n h w (g c)", g=BLOCKS, h=height, w=width)
         x = (x + self.from_z(z).view_as(x)).permute(0, 3, 1, 2)
         x = self.norm(x)
         for conv, norm in zip(self.convs, self.norms, strict=True):
@@ -89,22 +89,23 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.specs = dict(sorted(obs.items()))
-        self.images = nn.ModuleDict()
-        self.outputs = nn.ModuleDict()
-        for key, spec in self.specs.items():
-            if spec.kind == "image":
-                self.images[key] = ImageDecoder(spec.shape, deter, stoch, depth, units)
-            else:
-                self.outputs[key] = Linear(units, torch.Size(spec.shape).numel())
+        self.image_keys = [key for key, spec in self.specs.items() if spec.kind == "image"]
+        self.flat_keys = [key for key in self.specs if key not in self.image_keys]
+        self.images = nn.ModuleList(
+            ImageDecoder(obs[key].shape, deter, stoch, depth, units) for key in self.image_keys
+        )
+        self.outputs = nn.ModuleList(
+            Linear(units, torch.Size(obs[key].shape).numel()) for key in self.flat_keys
+        )
         self.mlp = MLP(deter + stoch, units, layers) if self.outputs else None
 
     def forward(self, h: Tensor, z: Tensor) -> dict[str, Tensor]:
         """h [N, D], z [N, S, C] -> raw predictions [N, ...] per key (see `predict`, `loss`)."""
         z = z.flatten(1)
-        raw = {key: image(h, z) for key, image in self.images.items()}
+        raw = {k: image(h, z) for k, image in zip(self.image_keys, self.images, strict=True)}
         if self.mlp is not None:
             features = self.mlp(torch.cat([h, z], -1))
-            for key, output in self.outputs.items():
+            for key, output in zip(self.flat_keys, self.outputs, strict=True):
                 raw[key] = output(features).view(-1, *self.specs[key].shape)
         return raw
 

@@ -134,8 +134,8 @@ def sample_onehot(probs: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw from probs [..., C] by inverting the cumulative sum -> bool [..., C], one true each."""
     cumulative = probs.cumsum(-1)
     draw = torch.rand(probs.shape[:-1], generator=generator, device=probs.device).unsqueeze(-1)
-    above = cumulative[..., :-1] > draw * cumulative[..., -1:]  # [.., C-1]: F, .., F, T, .., T
-    return F.pad(above, (0, 1), value=True) ^ F.pad(above, (1, 0), value=False)
+    place = (cumulative[..., :-1] <= draw * cumulative[..., -1:]).sum(-1, keepdim=True)
+    return place == torch.arange(probs.shape[-1], device=probs.device)
 
 
 class _StraightThrough(torch.autograd.Function):

@@ -15,9 +15,9 @@ def dry_run(config: Config) -> dict[str, Any]:
     """Build everything in memory, collect one batch, and time a second update after a first."""
     system = System(config, None)
     try:
-        while system.updates == 0:
+        while not system.ready():
             system.collect()
-            system.learn()
+        system.update()
         began = time.perf_counter()
         system.update()
         if system.device.type == "cuda":

@@ -87,26 +87,20 @@ class Encoder(nn.Module):
     def __init__(self, obs: dict[str, ObsSpec], depth: int, units: int, layers: int = 3):
         super().__init__()
         self.specs = dict(sorted(obs.items()))
-        self.images = nn.ModuleDict()
-        flat = 0
-        for key, spec in self.specs.items():
-            if spec.kind == "image":
-                self.images[key] = ImageEncoder(spec.shape, depth)
-            else:
-                flat += torch.Size(spec.shape).numel()
+        self.image_keys = [key for key, spec in self.specs.items() if spec.kind == "image"]
+        self.flat_keys = [key for key in self.specs if key not in self.image_keys]
+        self.images = nn.ModuleList(ImageEncoder(obs[key].shape, depth) for key in self.image_keys)
+        flat = sum(torch.Size(obs[key].shape).numel() for key in self.flat_keys)
         self.mlp = MLP(flat, units, layers) if flat else None
-        self.output_size = sum(image.output_size for image in self.images.values())  # type: ignore
+        self.output_size = sum(image.output_size for image in self.images)  # type: ignore
         self.output_size += units if flat else 0
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
         """obs [N, ...] per key -> [N, E]."""
-        tokens = [self.images[key](obs[key]) for key in self.images]
+        pairs = zip(self.images, self.image_keys, strict=True)
+        tokens = [image(obs[key]) for image, key in pairs]
         if self.mlp is not None:
-            flat = [
-                vector_input(obs[key], spec)
-                for key, spec in self.specs.items()
-                if spec.kind != "image"
-            ]
+            flat = [vector_input(obs[key], self.specs[key]) for key in self.flat_keys]
             tokens.append(self.mlp(torch.cat(flat, -1)))
         return torch.cat(tokens, -1)
 

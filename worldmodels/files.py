@@ -2,9 +2,9 @@
 
 import errno
 import os
-import shutil
 import zlib
 from pathlib import Path
+from typing import Any
 
 from worldmodels.errors import UserError
 
@@ -25,6 +25,19 @@ def write_text(path: Path, text: str) -> None:
     sync_folder(path.parent)
 
 
+def save_tensors(path: Path, value: Any) -> None:
+    """`torch.save` that raises the disk's own OSError, which torch hides behind a RuntimeError."""
+    import torch
+
+    try:
+        with path.open("wb") as file:
+            torch.save(value, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise
+
+
 def sync_file(path: Path) -> None:
     """Make a file's bytes durable."""
     with path.open("rb+") as file:
@@ -40,17 +53,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def rename_folder(temporary: Path, final: Path) -> None:
-    """Publish a finished folder; one that stood there is removed only after the exchange."""
-    old = final.with_name(f".{final.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if final.exists():
-        os.rename(final, old)
-    os.rename(temporary, final)
-    sync_folder(final.parent)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def checksum(path: Path) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.objects import Carry, Latents, Rollout
-from worldmodels.world_model import Prediction, feature_of
+from worldmodels.world_model import Prediction
 
 
 class Imagines(Protocol):
@@ -17,6 +17,10 @@ class Imagines(Protocol):
 
     def imagine_step(self, carry: Carry, action: Tensor) -> Carry:
         """action [M, A] chosen at `carry` -> the state it leads to."""
+        ...
+
+    def feature(self, carry: Carry) -> Tensor:
+        """M model states -> what heads and policy read, [M, F]."""
         ...
 
     def predict(self, feature: Tensor) -> Prediction:
@@ -36,11 +40,11 @@ class Acts(Protocol):
 def imagine(world_model: Imagines, policy: Acts, latents: Latents, length: int) -> Rollout:
     """Sampled actions, then the prior, `length` times; the heads are read once, over all states."""
     carry = latents.start
-    features, actions = [feature_of(carry)], []
+    features, actions = [world_model.feature(carry)], []
     for _ in range(length):
         actions.append(policy.act(features[-1]))
         carry = world_model.imagine_step(carry, actions[-1])
-        features.append(feature_of(carry))
+        features.append(world_model.feature(carry))
     feature = torch.stack(features, 1)  # [M, L+1, F]
     reward, cont = world_model.predict(feature)
     return Rollout(feature, torch.stack(actions, 1), reward, cont, latents.start_weight)

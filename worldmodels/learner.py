@@ -28,8 +28,6 @@ class Update:
 
     loss: Tensor
     metrics: dict[str, Tensor]
-    batch: Batch
-    """The batch that bore loss: without the rows of a burn-in."""
     latents: Latents
 
 
@@ -82,7 +80,7 @@ class Learner:
         loss = self.backward(losses)
         metrics = {f"loss/{name}": x.detach() for name, x in losses.items()}
         metrics |= {f"behaviour/{name}": x for name, x in statistics.items()}
-        return Update(loss, metrics, batch, latents)
+        return Update(loss, metrics, latents)
 
     def model_losses(self, batch: Batch) -> tuple[dict[str, Tensor], Latents]:
         """The world model's forward, with the rows that imagination starts from."""
@@ -121,10 +119,14 @@ class Learner:
             "world_model": self.world_model.state_dict(),
             "actor_critic": self.actor_critic.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of `state_dict`."""
+        """Inverse of `state_dict`; the optimiser's options stay those of this run's config."""
         self.world_model.load_state_dict(state["world_model"])
         self.actor_critic.load_state_dict(state["actor_critic"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        options = {k: v for k, v in self.optimizer.param_groups[0].items() if k != "params"}
+        groups = [{**group, **options} for group in state["optimizer"]["param_groups"]]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
+        self.fabric.strategy.precision.load_state_dict(state["precision"])

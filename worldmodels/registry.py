@@ -54,5 +54,5 @@ def load(path: str) -> Any:
     module, _, attribute = path.partition(":")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"cannot load '{path}': {error}") from error
+    except Exception as error:  # a plug-in's module may fail in any way
+        raise UserError(f"cannot load '{path}': {type(error).__name__}: {error}") from error

@@ -12,7 +12,9 @@ import torch
 from worldmodels.agent import Agent
 from worldmodels.collector import Collector
 from worldmodels.config import Config
+from worldmodels.envs.registry import make
 from worldmodels.envs.vector import make_vec
+from worldmodels.files import save_tensors
 from worldmodels.kernels import dispatch
 from worldmodels.learner import Learner
 from worldmodels.objects import Batch
@@ -81,24 +83,30 @@ class System:
 
     def learn(self) -> None:
         """As many updates as the train ratio asks for by now."""
-        size, length = self.config.replay.batch_size, self.config.replay.batch_length
-        if self.replay.rows < size * length or not self.replay.can_sample(length):
+        if not self.ready():
             self.ratio.skip(self.step)
             return
         for _ in range(self.ratio.due(self.step)):
             self.update()
 
+    def ready(self) -> bool:
+        """Whether the replay holds a batch."""
+        size, length = self.config.replay.batch_size, self.config.replay.batch_length
+        return self.replay.rows >= size * length and self.replay.can_sample(length)
+
     def update(self) -> None:
         """Sample, learn, and give the refreshed model states back to the replay."""
         options = self.config.replay
-        batch = self.replay.sample(options.batch_size, options.batch_length).to(self.device)
+        batch = self.replay.sample(options.batch_size, options.batch_length)
+        index = batch.index[:, batch.burnin :]  # stays on the CPU, where the replay is
+        batch = batch.to(self.device)
         update = self.learner.gradients(batch)
         if not torch.isfinite(update.loss):
             raise NonFiniteLoss(batch, float(update.loss))
         self.learner.apply()
-        index, latents = update.batch.index, update.latents
-        rows = index[latents.start_index[:, 0], latents.start_index[:, 1]]
-        self.replay.update(rows, carry=latents.start)
+        latents = update.latents
+        b, t = latents.start_index.cpu().unbind(1)
+        self.replay.update(index[b, t], carry=latents.start)
         self.replay.update(index[:, -1], carry=latents.last)
         self.means.add(update.metrics)
         self.updates += 1
@@ -116,16 +124,18 @@ class System:
             + ", ".join(f"{key} {o.kind} {o.shape}" for key, o in spec.obs.items())
             + f"; {spec.action.size} {spec.action.kind} actions; frame skip {spec.frame_skip}",
             f"world model {counts[0]:,} parameters (backbone {config.backbone.name}, posterior "
-            f"{config.world_model.posterior}), actor-critic {counts[1]:,}",
+            f"{config.world_model.posterior}), actor-critic {counts[1]:,}; model state "
+            f"{self.agent.initial(1).carry.nbytes_per_row / 1024:.1f} KiB",
             self.replay.describe(),
             f"train ratio {config.train_ratio:g} replayed rows per agent step = "
-            f"{config.updates_per_step:.4g} updates per agent step",
+            f"{config.updates_per_step:.4g} updates per agent step, from "
+            f"{config.replay.batch_size * config.replay.batch_length} rows in the replay on",
         ]
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write replay and environment states into a checkpoint's folder; returns the rest.
 
-        Environments may hold any Python object, so their states are pickled apart.
+        Environment states hold numpy arrays, which `torch.load` refuses, so they are pickled apart.
         """
         (folder / "replay").mkdir()
         self.replay.save(folder / "replay")
@@ -141,16 +151,28 @@ class System:
             "random": global_states(),
         }
 
-    def load(self, folder: Path, state: dict[str, Any]) -> list[int]:
-        """Inverse of `save`; returns the environments that had to start a new episode."""
+    def load(self, folder: Path, state: dict[str, Any]) -> list[str]:
+        """Inverse of `save`; returns what could not be continued exactly, a sentence each."""
         self.replay.restore(folder / "replay")
         self.learner.load_state_dict(state["learner"])
-        self.collector.load_state_dict(state["collector"])
+        notes = self.collector.load_state_dict(state["collector"])
         with (folder / "envs.pkl").open("rb") as file:
             lost = self.collector.restore_envs(pickle.load(file))
+        for lane in lost:
+            self.envs.envs[lane].close()
+            seed = stream_seed(self.config.seed, f"envs/{lane}/{state['step']}")
+            self.envs.envs[lane] = make(self.config.env, seed)
+        if lost:
+            notes.append(f"environments {lost} cannot be saved: they start new episodes")
         self.step, self.updates = state["step"], state["updates"]
         self.agent.step = self.step
         self.ratio.last, self.ratio.credit = state["ratio"]["last"], state["ratio"]["credit"]
         self.means.load_state_dict(state["means"])
-        set_global_states(state["random"])
-        return lost
+        return notes + set_global_states(state["random"])
+
+    def dump(self, error: NonFiniteLoss, path: Path) -> None:
+        """Write the batch that gave no number, and the parameters that it met."""
+        batch = {name: value for name, value in vars(error.batch).items() if name != "carry"}
+        carry = error.batch.carry
+        batch["carry"] = None if carry is None else carry.save()
+        save_tensors(path, {"batch": batch, "learner": self.learner.state_dict()})

@@ -8,9 +8,10 @@ from typing import Any, NoReturn
 import torch
 
 from worldmodels.config import Config
+from worldmodels.config_file import check_resumable, load_config_file
 from worldmodels.errors import NonFinite, Stopped, UserError
 from worldmodels.evaluation import EvaluationStopped, evaluate
-from worldmodels.files import unwritable
+from worldmodels.files import save_tensors, unwritable
 from worldmodels.replay import CorruptReplay
 from worldmodels.runtime.checkpoint import Checkpoints
 from worldmodels.runtime.clocks import Every, Timer
@@ -27,7 +28,7 @@ RECENT = 100
 """Training episodes in the running mean of returns."""
 _SHOWN = {
     "loss/dyn": "kl",
-    "loss/image": "image loss",
+    "loss/decode/image": "image loss",
     "loss/reward": "reward loss",
     "loss/policy": "policy loss",
     "behaviour/value": "value",
@@ -54,16 +55,18 @@ def train(
     """
     choose_device(config)  # refuses before a folder is made
     path = None if run is None else Path(run)
-    if resume and path is None:
-        raise UserError("resume needs the folder of the run")
-    folder = (
-        RunFolder.open(path, config)
-        if resume and path is not None
-        else RunFolder.create(path, config, command)
-    )
+    if not resume:
+        folder = RunFolder.create(path, config, command)
+    elif path is None:
+        raise UserError("to resume a run, name its folder")
+    else:
+        check_resumable(load_config_file(path / "config.yaml"), config)
+        folder = RunFolder.open(path)
     try:
         with Console(folder.path, quiet) as console, StopSignals() as signals:
             Trainer(config, folder, console, signals).run(resume)
+    except BrokenPipeError:  # whoever read our output has gone
+        raise
     except OSError as error:  # a disk that filled up in mid-run, most often
         raise unwritable("run", folder.path, error) from error
     finally:
@@ -83,6 +86,7 @@ class Trainer:
         self.save_timer = Timer(config.checkpoint.minutes)
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.seconds = 0.0
+        self.evaluated = -1
         self._began = time.monotonic()
         self._last_log = (self._began, 0)
         self._latest: dict[str, float] = {}
@@ -94,21 +98,30 @@ class Trainer:
         try:
             if resume:
                 self.restore()
+                self.folder.write_config(self.config)
+        except BaseException:
+            self.close()
+            raise
+        try:
             self.set_status("running")
             self.loop()
             self.finish()
         except NonFiniteLoss as error:
             self.set_status("failed")
             raise NonFinite(self.dump(error)) from error
-        except Stopped:
+        except (Stopped, KeyboardInterrupt):
             self.set_status("stopped")
             raise
         except BaseException:
             self.set_status("failed")
             raise
         finally:
-            self.logs.close()
-            self.system.envs.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close logs and environments."""
+        self.logs.close()
+        self.system.envs.close()
 
     def loop(self) -> None:
         """Collect, learn, log, evaluate, save; until the steps are done or a signal arrives."""
@@ -128,10 +141,13 @@ class Trainer:
                 self.stop()
 
     def finish(self) -> None:
-        """The last checkpoint is what is evaluated, never the best."""
-        self.save()
-        self.evaluate()
-        self.save()
+        """The last checkpoint is what is evaluated, never the best, and once."""
+        if self.evaluated == self.system.step:
+            self.console.say(f"done at step {self.system.step} already; raise --steps to go on")
+        else:
+            self.save()
+            self.evaluate()
+            self.save()
         self.set_status("done")
 
     def evaluate(self) -> None:
@@ -151,6 +167,7 @@ class Trainer:
             self.eval_clock.passed -= 1  # the resumed run evaluates here first
             self.stop()
         self.logs.write_score({"kind": "eval", **scores})
+        self.evaluated = system.step
         human = "" if scores["normalized"] is None else f", normalised {scores['normalized']:.3f}"
         self.console.say(
             f"evaluation at step {system.step}: mean return {scores['mean']:.3f} over "
@@ -185,6 +202,7 @@ class Trainer:
         values["time/steps_per_second"] = (system.step - step) / max(now - then, 1e-9)
         values["time/memory_gib"] = resident_gib()
         self.logs.write_metrics(system.step, values)
+        self.set_status("running")
         self._latest = values
 
     def view(self) -> dict[str, str]:
@@ -219,13 +237,17 @@ class Trainer:
                 "clocks": [self.log_clock.passed, self.eval_clock.passed],
                 "recent": list(self.recent),
                 "seconds": self.elapsed(),
+                "evaluated": self.evaluated,
                 "logs": self.logs.state_dict(),
             }
-            torch.save(state, folder / "state.pt")
+            save_tensors(folder / "state.pt", state)
 
         self.checkpoints.save(self.system.step, write)
         kept = self.checkpoints.prune(self.config.checkpoint.keep)
-        self.system.replay.collect_garbage([path / "replay" for path in kept])
+        try:
+            self.system.replay.collect_garbage([path / "replay" for path in kept])
+        except CorruptReplay as error:  # an older checkpoint was damaged: nothing is deleted
+            self.console.say(str(error))
         self.save_timer.restart()
         self.set_status("running")
 
@@ -235,38 +257,42 @@ class Trainer:
         for path in self.checkpoints.good(self.console.say):
             try:
                 state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-                lost = self.system.load(path, state)
-            except CorruptReplay as error:
-                self.console.say(f"{error}; falling back to the one before")
+                notes = self.system.load(path, state)
+            except (UserError, RuntimeError, LookupError, ValueError) as error:
+                why = str(error).splitlines()[0]
+                self.console.say(f"checkpoint {path} does not fit: {why}; using the one before")
                 continue
+            if self.config.steps < self.system.step:
+                raise UserError(
+                    f"the run has reached step {self.system.step} already; --steps "
+                    f"{self.config.steps} lies behind it"
+                )
             self.checkpoints.set_aside_newer(path)
             self.log_clock.passed, self.eval_clock.passed = state["clocks"]
             self.recent.extend(state["recent"])
-            self.seconds = state["seconds"]
+            self.seconds, self.evaluated = state["seconds"], state["evaluated"]
             self.logs.load_state_dict(state["logs"])
             self._last_log = (time.monotonic(), self.system.step)
             self.console.say(f"resumed from {path}")
-            if lost:
-                self.console.say(
-                    f"environments {lost} cannot be saved exactly: their episodes start anew"
-                )
+            for note in notes:
+                self.console.say(note)
             return
-        if self.checkpoints.steps():
-            raise UserError(f"no checkpoint in {self.checkpoints.folder} can be read")
+        if self.checkpoints.steps() or self.folder.reached():
+            raise UserError(
+                f"no checkpoint in {self.checkpoints.folder} can be resumed; nothing was changed, "
+                "`worldmodels eval` may still play what is there, or start a new run"
+            )
         self.logs.load_state_dict({"metrics": 0, "scores": 0})
         self.console.say("no checkpoint yet: starting from the beginning")
 
     def dump(self, error: NonFiniteLoss) -> str:
-        """Keep the batch and the parameters that gave no number; returns what to tell."""
+        """Keep what gave no number beside the run; returns what to tell."""
         path = self.folder.path / f"nonfinite_step_{self.system.step}.pt"
-        batch = {k: v for k, v in vars(error.batch).items() if k != "carry"}
-        carry = error.batch.carry
-        batch["carry"] = None if carry is None else carry.save()
-        torch.save({"batch": batch, "learner": self.system.learner.state_dict()}, path)
+        self.system.dump(error, path)
         return (
             f"{error} at step {self.system.step}, update {self.system.updates}: batch and "
-            f"parameters are in {path}, the last checkpoint is kept; lower "
-            "--optimizer.learning-rate, or look at the rewards"
+            f"parameters are in {path}, {len(self.checkpoints.steps())} checkpoints of before are "
+            "kept; lower --optimizer.learning-rate, or look for what is not finite in the batch"
         )
 
     def set_status(self, status: str) -> None:

@@ -83,7 +83,7 @@ class WorldModel(nn.Module):
             "rep": rep,
             "reward": -TwoHot.from_logits(self.reward(feature)).log_prob(batch.reward),
             "continue": F.binary_cross_entropy_with_logits(logit, goes_on, reduction="none"),
-            **{key: loss.view(shape) * batch.obs_valid for key, loss in decoded.items()},
+            **{f"decode/{k}": loss.view(shape) * batch.obs_valid for k, loss in decoded.items()},
         }
 
     def weights(self) -> dict[str, float]:
@@ -94,7 +94,7 @@ class WorldModel(nn.Module):
             "rep": config.rep_weight,
             "reward": config.reward_weight,
             "continue": config.continue_weight,
-            **dict.fromkeys(self.decoder.specs, config.reconstruction_weight),
+            **{f"decode/{key}": config.reconstruction_weight for key in self.decoder.specs},
         }
 
     @torch.no_grad()
@@ -132,6 +132,10 @@ class WorldModel(nn.Module):
         """action [N, A] chosen at `carry` -> the model state it leads to."""
         return self.dynamics.imagine_step(carry, action, generator)
 
+    def feature(self, carry: Carry) -> Tensor:
+        """What heads and policy read of N model states: concat(h, flat z) [N, F]."""
+        return torch.cat([carry["h"], carry["z"].flatten(1)], -1)
+
     def predict(self, feature: Tensor) -> Prediction:
         """feature [..., F] -> reward and continuation, read at that state."""
         reward = TwoHot.from_logits(self.reward(feature)).mean()
@@ -140,11 +144,6 @@ class WorldModel(nn.Module):
     def decode(self, carry: Carry) -> dict[str, Tensor]:
         """The observation that N model states predict: images and planes in [0, 1]."""
         return self.decoder.predict(self.decoder(carry["h"], carry["z"]))
-
-
-def feature_of(carry: Carry) -> Tensor:
-    """concat(h, flat z): [N, F]."""
-    return torch.cat([carry["h"], carry["z"].flatten(1)], -1)
 
 
 def flatten_rows(obs: dict[str, Tensor]) -> dict[str, Tensor]:

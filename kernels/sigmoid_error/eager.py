@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 _ROWS = 64
-"""Rows at a time: small enough for a cache, large enough to hide the calls."""
+"""Rows at a time on a CPU: small enough for its cache, large enough to hide the calls."""
 
 
 class _SigmoidError(torch.autograd.Function):
@@ -13,8 +13,9 @@ class _SigmoidError(torch.autograd.Function):
         wide = logits.dtype if logits.dtype == torch.float64 else torch.float32
         total = torch.empty(logits.shape[0], dtype=wide, device=logits.device)
         grad = torch.empty_like(logits)
-        for start in range(0, logits.shape[0], _ROWS):
-            rows = slice(start, start + _ROWS)
+        step = _ROWS if logits.device.type == "cpu" else max(logits.shape[0], 1)
+        for start in range(0, logits.shape[0], step):
+            rows = slice(start, start + step)
             pixel = torch.sigmoid(logits[rows].to(wide))
             error = pixel - target[rows].to(wide) / 255
             total[rows] = error.square().flatten(1).sum(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from worldmodels.errors import UserError
-from worldmodels.runtime.checkpoint import BrokenCheckpoint, Checkpoints, verify
+from worldmodels.runtime.checkpoint import BrokenCheckpoint, Checkpoints, step_of, verify
 
 
 def fill(folder: Path) -> None:
@@ -20,24 +20,29 @@ def test_save_verify_prune(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path)
     for step in (5, 100, 20):
         verify(checkpoints.save(step, fill))
-    assert [int(path.name.removeprefix("step_")) for path in checkpoints.steps()] == [5, 20, 100]
+    assert [step_of(path) for path in checkpoints.steps()] == [5, 20, 100]
     kept = checkpoints.prune(2)
     assert kept == checkpoints.steps()
     assert len(kept) == 2
 
 
-def test_saving_a_step_again_replaces_it(tmp_path: Path):
+def test_saving_a_step_again_replaces_nothing(tmp_path: Path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(5, fill)
 
     def other(folder: Path) -> None:
         (folder / "other").write_text("x")
 
-    path = checkpoints.save(5, other)
-    verify(path)
-    assert (path / "other").exists()
-    assert not (path / "state.pt").exists()
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    first, second = checkpoints.steps()[0], checkpoints.save(5, other)
+    assert checkpoints.steps() == [first, second]
+    for path in (first, second):
+        verify(path)
+        assert step_of(path) == 5
+
+
+def test_foreign_names_are_no_checkpoints(tmp_path: Path):
+    (tmp_path / "step_backup").mkdir()
+    assert Checkpoints(tmp_path).steps() == []
 
 
 @pytest.mark.parametrize("victim", ["state.pt", "replay/rows.npz", "manifest.json"])

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from worldmodels.runtime.checkpoint import Checkpoints, step_of
+
 ENVS = {
     # Episodes of 10 rows: many ends; two environments.
     "catch": ["--steps", "400", "--num-envs", "2"],
@@ -46,15 +48,13 @@ def start(args: list[str]) -> subprocess.Popen:
 def wait_for_checkpoint(run: Path, process: subprocess.Popen, newer_than: int = 0) -> None:
     """Until a checkpoint past `newer_than` steps is there."""
     while process.poll() is None:
-        names = [path.name for path in (run / "checkpoints").glob("step_*")]
-        if any(int(name.removeprefix("step_")) > newer_than for name in names):
+        if newest(run) > newer_than:
             return
         time.sleep(0.01)
 
 
 def newest(run: Path) -> int:
-    paths = (run / "checkpoints").glob("step_*")
-    return max((int(path.name.removeprefix("step_")) for path in paths), default=0)
+    return max(map(step_of, Checkpoints(run / "checkpoints").steps()), default=0)
 
 
 @pytest.mark.parametrize("env", ENVS)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from worldmodels.dream import _play, dream
 from worldmodels.dry_run import dry_run
 from worldmodels.errors import NonFinite, UserError
 from worldmodels.evaluation import evaluate
+from worldmodels.files import save_tensors
 from worldmodels.runtime.checkpoint import Checkpoints
 from worldmodels.system import System
 from worldmodels.trainer import train
@@ -55,7 +57,7 @@ def test_updates_follow_the_train_ratio(finished: Path, tiny: Config):
 
 def test_same_seed_same_run_and_other_seed_other_run(finished: Path, tiny: Config, tmp_path: Path):
     def losses(run: Path) -> list[float]:
-        return [row["loss/planes"] for row in rows(run / "metrics.jsonl")]
+        return [row["loss/decode/planes"] for row in rows(run / "metrics.jsonl")]
 
     assert losses(train(tiny, tmp_path / "same", quiet=True)) == losses(finished)
     other = train(replace(tiny, seed=1), tmp_path / "other", quiet=True)
@@ -94,6 +96,52 @@ def test_more_steps_extend_a_finished_run(broken_copy: Path, tiny: Config):
     assert evaluations == [tiny.steps, longer.steps]
 
 
+def test_a_finished_run_is_not_evaluated_again(broken_copy: Path, tiny: Config):
+    before = (broken_copy / "scores.jsonl").read_text()
+    train(tiny, broken_copy, resume=True, quiet=True)
+    assert (broken_copy / "scores.jsonl").read_text() == before
+    with pytest.raises(UserError, match="lies behind it"):
+        train(replace(tiny, steps=50), broken_copy, resume=True, quiet=True)
+
+
+def test_a_resumed_run_takes_the_new_optimiser_options(broken_copy: Path, tiny: Config):
+    def spread(learning_rate: float) -> float:
+        options = replace(tiny.optimizer, learning_rate=learning_rate)
+        config = replace(tiny, steps=tiny.steps + 20, optimizer=options)
+        run = Path(shutil.copytree(broken_copy, broken_copy.with_name(str(learning_rate))))
+        before = Agent.load(run).world_model.state_dict()
+        after = Agent.load(train(config, run, resume=True, quiet=True)).world_model.state_dict()
+        return max(float((after[k] - before[k]).abs().max()) for k in before)
+
+    assert spread(1e-9) < 1e-6 < spread(1e-3)
+
+
+def test_what_the_checkpoints_depend_on_stays(broken_copy: Path, tiny: Config):
+    saved = (broken_copy / "config.yaml").read_text()
+    other = replace(tiny, world_model=replace(tiny.world_model, units=32))
+    with pytest.raises(UserError, match=r"--world-model\.units stays 16"):
+        train(other, broken_copy, resume=True, quiet=True)
+    assert (broken_copy / "config.yaml").read_text() == saved
+
+
+def test_a_run_whose_checkpoints_are_gone_keeps_its_history(broken_copy: Path, tiny: Config):
+    shutil.rmtree(broken_copy / "checkpoints")
+    metrics = (broken_copy / "metrics.jsonl").read_text()
+    with pytest.raises(UserError, match="nothing was changed"):
+        train(replace(tiny, steps=300), broken_copy, resume=True, quiet=True)
+    assert (broken_copy / "metrics.jsonl").read_text() == metrics
+    assert json.loads((broken_copy / "status.json").read_text())["status"] == "done"
+
+
+def test_a_foreign_checkpoint_falls_back(broken_copy: Path, tiny: Config, tmp_path: Path):
+    other = replace(tiny, world_model=replace(tiny.world_model, units=8), steps=240)
+    foreign = Checkpoints(train(other, tmp_path / "other", quiet=True) / "checkpoints").steps()[-1]
+    shutil.copytree(foreign, broken_copy / "checkpoints" / foreign.name)
+    run = train(replace(tiny, steps=220), broken_copy, resume=True, quiet=True)
+    assert f"{foreign.name} does not fit" in (run / "log.txt").read_text()
+    assert json.loads((run / "status.json").read_text())["step"] == 220
+
+
 def test_a_halved_checkpoint_falls_back(tiny: Config, tmp_path: Path, capsys):
     run = train(tiny, tmp_path / "run", quiet=True)
     longer = replace(tiny, steps=tiny.steps + 40)
@@ -125,9 +173,15 @@ def test_a_full_disk_is_one_sentence(tiny: Config, tmp_path: Path, monkeypatch):
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "failed"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_torch_saves_onto_a_full_device_with_the_systems_error():
+    with pytest.raises(OSError, match="No space left"):
+        save_tensors(Path("/dev/full"), torch.zeros(100_000))
+
+
 def test_a_non_finite_loss_stops_and_dumps(tiny: Config, tmp_path: Path):
     config = replace(tiny, optimizer=replace(tiny.optimizer, learning_rate=1e30, warmup=0, agc=0.0))
-    with pytest.raises(NonFinite, match="the last checkpoint is kept"):
+    with pytest.raises(NonFinite, match="0 checkpoints of before are kept"):
         train(config, tmp_path / "run", quiet=True)
     dump = torch.load(next((tmp_path / "run").glob("nonfinite_*.pt")), weights_only=True)
     assert dump["batch"]["reward"].shape == (4, 8)
@@ -226,4 +280,4 @@ def test_every_choice_runs_through_the_same_loop(tiny: Config, carry, posterior,
         system.learn()
     means = system.means.pop()
     assert all(np.isfinite(value) for value in means.values())
-    assert means["loss/planes"] > 0
+    assert means["loss/decode/planes"] > 0

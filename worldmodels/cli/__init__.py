@@ -1,5 +1,6 @@
 """The console command `worldmodels`: finds the command's module, imports it, reports its errors."""
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if debug:
             traceback.print_exc()
         code, message = _explain(error)
-        print(message, file=sys.stderr)
+        if message:
+            print(message, file=sys.stderr)
         raise SystemExit(code) from None
     raise SystemExit(0)
 
@@ -40,6 +42,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
     """Exit code and the one line that the user reads."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
+    if isinstance(error, BrokenPipeError):  # as in `worldmodels envs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141, ""
     if isinstance(error, Stopped):
         return error.exit_code, str(error)
     if isinstance(error, UserError):

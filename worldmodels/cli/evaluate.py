@@ -28,11 +28,11 @@ def run(argv: list[str]) -> None:
 
     agent = Agent.load(folder, args.checkpoint, args.device)
     scores = evaluate(agent, args.episodes, seed=args.seed, greedy=args.greedy, num_envs=args.envs)
-    _append(folder / "evaluations.jsonl", {"kind": "eval", **scores})
     if args.json:
         print(json.dumps(scores))
     else:
         _print_scores(folder, scores, agent.spec.random_score, agent.spec.reference_score)
+    _append(folder / "evaluations.jsonl", {"kind": "eval", **scores})
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

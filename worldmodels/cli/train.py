@@ -9,30 +9,14 @@ from worldmodels.cli.choices import Choices, Request, choose, read_choices
 from worldmodels.cli.options import apply_flags, flag
 from worldmodels.cli.run_folders import find_run
 from worldmodels.config import Config
-from worldmodels.config_file import differences, dump_config, load_config_file
+from worldmodels.config_file import (
+    check_resumable,
+    differences,
+    dump_config,
+    load_config_file,
+)
 from worldmodels.errors import UserError
 from worldmodels.presets import Chosen
-
-_FIXED = (
-    "env.",
-    "backbone.",
-    "seed",
-    "num_envs",
-    "replay.",
-    "world_model.posterior",
-    "world_model.stoch",
-    "world_model.classes",
-    "world_model.hidden",
-    "world_model.prior_layers",
-    "world_model.posterior_layers",
-    "world_model.depth",
-    "world_model.units",
-    "world_model.vector_layers",
-    "world_model.head_layers",
-    "actor_critic.layers",
-    "actor_critic.units",
-)
-"""Options that shape what a checkpoint holds: the models, the replay, the random streams."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +74,7 @@ def _settle(choices: TrainChoices, request: Request) -> tuple[Config, list[str]]
     config = apply_flags(chosen, request, "train", choices)
     changes = differences(chosen.config, config)
     if choices.resume:
-        _refuse_fixed(changes)
+        check_resumable(chosen.config, config)
     if not changes:
         return config, list(chosen.notes)
     said = (f"{flag(name)} {new} (was {old})" for name, (old, new) in changes.items())
@@ -108,17 +92,6 @@ def _refuse_beside_resume(choices: TrainChoices, request: Request) -> None:
                 f"--resume takes everything from the run's config.yaml, so {name} cannot be given "
                 "beside it; leave it out, or start a new run without --resume"
             )
-
-
-def _refuse_fixed(changes: dict[str, tuple[Any, Any]]) -> None:
-    """What the checkpoint depends on stays as it was."""
-    fixed = [name for name in changes if name.startswith(_FIXED)]
-    if fixed:
-        old, new = changes[fixed[0]]
-        raise UserError(
-            f"a resumed run keeps its environment, models, replay and seed, so {flag(fixed[0])} "
-            f"stays {old}; leave it out, or start a new run for {new}"
-        )
 
 
 def _print_dry_run(report: dict[str, Any]) -> None:

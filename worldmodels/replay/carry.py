@@ -142,6 +142,7 @@ class Continue:
 
     def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
         """Keep the states of those rows at which a stream stopped."""
+        carry = carry.to("cpu")
         for stream, following in enumerate(self._next):
             hits = np.flatnonzero(ids == following - 1)
             if len(hits):

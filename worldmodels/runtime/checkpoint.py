@@ -5,15 +5,17 @@ newest that verifies is the one that is read, and nothing older is deleted befor
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from worldmodels.errors import UserError
-from worldmodels.files import checksum, rename_folder, sync_file, unwritable, write_text
+from worldmodels.files import checksum, sync_file, sync_folder, unwritable, write_text
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"step_\d{12}_\d{2}")
 
 
 class BrokenCheckpoint(UserError):
@@ -28,12 +30,16 @@ class Checkpoints:
 
     def steps(self) -> list[Path]:
         """Every finished checkpoint folder, oldest first."""
-        return sorted(self.folder.glob("step_*"))
+        return sorted(path for path in self.folder.glob("step_*") if _NAME.fullmatch(path.name))
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Let `write` fill a fresh folder, then publish it under `step`'s name, atomically."""
-        final = self.folder / f"step_{step:012d}"
-        temporary = self.folder / f".step_{step:012d}.tmp"
+        """Let `write` fill a fresh folder, then publish it under a name of its own, atomically.
+
+        A step that is saved again gets a second folder: nothing is ever replaced.
+        """
+        earlier = sum(step_of(path) == step for path in self.steps())
+        final = self.folder / f"step_{step:012d}_{earlier:02d}"
+        temporary = self.folder / f".{final.name}.tmp"
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -45,7 +51,8 @@ class Checkpoints:
                 files[name] = [path.stat().st_size, checksum(path)]
             manifest = {"format": FORMAT, "step": step, "files": files}
             write_text(temporary / MANIFEST, json.dumps(manifest, indent=1))
-            rename_folder(temporary, final)
+            temporary.rename(final)
+            sync_folder(self.folder)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise unwritable("checkpoint", temporary, error) from error
@@ -81,6 +88,11 @@ class Checkpoints:
                 warn(f"{error}; falling back to the one before")
                 continue
             yield path
+
+
+def step_of(path: Path) -> int:
+    """The agent step of a checkpoint's folder."""
+    return int(path.name.split("_")[1])
 
 
 def verify(path: Path) -> None:

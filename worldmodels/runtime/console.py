@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 _SECONDS = 5.0
 """Between two plain progress lines."""
@@ -62,7 +63,7 @@ class Console:
             self._log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
             self._log.flush()
         if not self._quiet:
-            self._rich.print(line, markup=False)
+            self._rich.print(Text(line))
 
     def show(self, name: str, step: int, steps: int, values: dict[str, str]) -> None:
         """Progress of the run and its latest numbers."""
@@ -71,7 +72,7 @@ class Console:
         elif not self._quiet and (time.monotonic() - self._shown > _SECONDS or step >= steps):
             self._shown = time.monotonic()
             numbers = "  ".join(f"{key} {value}" for key, value in values.items())
-            self._rich.print(f"{name} step {step}/{steps}  {numbers}", markup=False)
+            self._rich.print(Text(f"{name} step {step}/{steps}  {numbers}"))
 
     def _view(self, name: str, step: int, steps: int, values: dict[str, str]) -> Group:
         if self._task is None:

@@ -1,5 +1,6 @@
 """Device and precision, chosen once with a reason, and the Fabric that applies them."""
 
+import os
 from typing import Any, Literal
 
 import torch
@@ -73,7 +74,9 @@ def apply_torch_settings(config: Config) -> None:
     """Threads, determinism and matrix precision of this process."""
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(config.deterministic)
     torch.backends.cudnn.benchmark = not config.deterministic
-    if not config.deterministic:
-        torch.set_float32_matmul_precision("high")  # TF32 on GPUs that have it
+    # TF32 on GPUs that have it
+    torch.set_float32_matmul_precision("highest" if config.deterministic else "high")

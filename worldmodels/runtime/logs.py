@@ -28,7 +28,7 @@ class JsonLines:
 
     def cut(self, size: int) -> None:
         """Drop the lines past a checkpoint's `size`; the resumed run writes them again."""
-        self._file.truncate(size)
+        self._file.truncate(min(size, self.size()))
         self._file.seek(0, os.SEEK_END)
 
     def close(self) -> None:
@@ -94,15 +94,15 @@ class Means:
         """Add one update's values; every update has the same names."""
         for name, value in values.items():
             total = self._sums.get(name)
-            self._sums[name] = value.double() if total is None else total + value
+            self._sums[name] = value.float() if total is None else total + value
         self._count += 1
 
     def pop(self) -> dict[str, float]:
         """The means since the last call."""
         names = list(self._sums)
-        means = torch.stack([self._sums[name] for name in names]) / self._count if names else []
-        self._sums, self._count = {}, 0
-        return dict(zip(names, [float(x) for x in means], strict=True))
+        sums = torch.stack([self._sums[name] for name in names]).tolist() if names else []
+        count, self._sums, self._count = self._count, {}, 0
+        return {name: total / count for name, total in zip(names, sums, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""

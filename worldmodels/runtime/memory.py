@@ -1,8 +1,7 @@
 """Keep freed memory instead of giving it back to the system after every large tensor.
 
 glibc maps every block above a threshold afresh and returns it on free; each update then pays
-thousands of page faults. On the update of `size1m` this setting saves about a third of the time
-(`worldmodels bench update`, compare MALLOC_TRIM_THRESHOLD_ set and unset).
+thousands of page faults.
 """
 
 import ctypes

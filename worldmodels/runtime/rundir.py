@@ -51,21 +51,24 @@ class RunFolder:
                 (path / name).mkdir(exist_ok=True)
             write_text(path / "command.txt", command + "\n")
             write_text(path / "environment.json", json.dumps(describe_machine(), indent=1) + "\n")
-            write_text(path / "config.yaml", dump_config(config))
+            folder.write_config(config)
         except OSError as error:
             raise unwritable("run", path, error) from error
         return folder
 
     @classmethod
-    def open(cls, path: Path, config: Config) -> "RunFolder":
-        """The folder of a run that is to be resumed, with the config that now holds."""
+    def open(cls, path: Path) -> "RunFolder":
+        """The folder of a run that is to be resumed."""
         folder = cls(path)
         try:
             folder.lock()
-            write_text(path / "config.yaml", dump_config(config))
         except OSError as error:
             raise unwritable("run", path, error) from error
         return folder
+
+    def write_config(self, config: Config) -> None:
+        """The configuration that holds from now on."""
+        write_text(self.path / "config.yaml", dump_config(config))
 
     def lock(self) -> None:
         """Hold the folder until this process ends, however it ends."""
@@ -81,6 +84,13 @@ class RunFolder:
         self._lock.release()
         if self._fresh and not (self.path / "status.json").exists():
             shutil.rmtree(self.path, ignore_errors=True)
+
+    def reached(self) -> int:
+        """The step that the run's status tells, 0 where there is none."""
+        try:
+            return json.loads((self.path / "status.json").read_text())["step"]
+        except (OSError, ValueError, LookupError):
+            return 0
 
     def set_status(self, status: str, step: int, steps: int, **extra: Any) -> None:
         """Note running, done, stopped or failed, and how far the run got."""

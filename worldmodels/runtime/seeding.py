@@ -38,12 +38,16 @@ def global_states() -> dict[str, Any]:
     }
 
 
-def set_global_states(states: dict[str, Any]) -> None:
-    """Inverse of `global_states`; CUDA's where the device count is the same."""
+def set_global_states(states: dict[str, Any]) -> list[str]:
+    """Inverse of `global_states`; returns what could not be continued exactly."""
     random.setstate(states["python"])
     inner = states["numpy"]["state"]
     inner = inner | {"key": inner["key"].numpy().astype("u4")}
     np.random.set_state(states["numpy"] | {"state": inner})  # noqa: NPY002
     torch.set_rng_state(states["torch"].cpu())
-    if torch.cuda.is_available() and len(states["cuda"]) == torch.cuda.device_count():
+    count = torch.cuda.device_count()
+    if len(states["cuda"]) != count:
+        return [f"the run moves from {len(states['cuda'])} to {count} GPUs: learning draws anew"]
+    if count:
         torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+    return []

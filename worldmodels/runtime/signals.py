@@ -4,7 +4,7 @@ import signal
 import threading
 from types import FrameType
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 
 
 class StopSignals:
