@@ -53,7 +53,7 @@ def test_a_row_that_breaks_the_spec_is_refused(toys):
     stream, replay = toys.Stream(2), toys.replay(2)
     step, action = stream.step()
     step.obs["where"] = step.obs["where"].astype(np.float64)
-    with pytest.raises(ValueError, match="'where' arrived as float64"):
+    with pytest.raises(UserError, match="'where' of toy arrived as float64"):
         replay.add(step, action)
     step, action = stream.step()
     with pytest.raises(ValueError, match=r"within -1\.\.2"):

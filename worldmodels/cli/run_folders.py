@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from worldmodels.config_file import read_options
 from worldmodels.errors import UserError, near
 
@@ -57,13 +59,24 @@ def summarise(folder: Path) -> RunSummary:
         path=str(folder),
         env=_name(options.get("env")),
         backbone=_name(options.get("backbone")),
-        status=status.get("status", "broken" if not options else None),
+        status=_status(folder, status.get("status")) if options else "broken",
         step=status.get("step"),
         steps=options.get("steps"),
         score=_last_score(folder / "scores.jsonl"),
         mebibytes=sum(_size(path) for path in folder.rglob("*")) / 2**20,
         modified=_changed(folder),
     )
+
+
+def _status(folder: Path, told: str | None) -> str | None:
+    """What the run says of itself; a running one whose folder nobody holds was killed."""
+    if told != "running":
+        return told
+    try:
+        with FileLock(folder / ".lock").acquire(timeout=0):
+            return "killed"
+    except (Timeout, OSError):
+        return told
 
 
 def _name(block: Any) -> str | None:

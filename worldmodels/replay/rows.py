@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from worldmodels.envs.spec import EnvSpec, Step
+from worldmodels.errors import UserError
 
 FLAGS = ("is_first", "is_last", "is_terminal", "obs_valid")
 
@@ -78,9 +79,10 @@ class RowLayout:
         for key, obs in self._spec.obs.items():
             found = step.obs[key]
             if found.shape != (lanes, *obs.shape) or found.dtype != obs.dtype:
-                raise ValueError(
-                    f"observation '{key}' arrived as {found.dtype} {found.shape}, but the "
-                    f"environment's spec says {obs.dtype} {(lanes, *obs.shape)}"
+                raise UserError(
+                    f"observation '{key}' of {self._spec.name} arrived as {found.dtype} "
+                    f"{found.shape}, but its spec says {obs.dtype} {(lanes, *obs.shape)}; "
+                    "check_env names such faults"
                 )
         size = self._spec.action.size
         shape = (lanes,) if self._discrete else (lanes, size)
