@@ -39,12 +39,13 @@ class Acts(Protocol):
 @torch.no_grad()
 def imagine(world_model: Imagines, policy: Acts, latents: Latents, length: int) -> Rollout:
     """Sampled actions, then the prior, `length` times; the heads are read once, over all states."""
-    carry = latents.start
-    features, actions = [world_model.feature(carry)], []
-    for _ in range(length):
-        actions.append(policy.act(features[-1]))
+    carry, actions = latents.start, []
+    state = world_model.feature(carry)
+    feature = state.new_empty(state.shape[0], length + 1, state.shape[1])  # [M, L+1, F]
+    feature[:, 0] = state
+    for i in range(length):
+        actions.append(policy.act(feature[:, i]))
         carry = world_model.imagine_step(carry, actions[-1])
-        features.append(world_model.feature(carry))
-    feature = torch.stack(features, 1)  # [M, L+1, F]
+        feature[:, i + 1] = world_model.feature(carry)
     reward, cont = world_model.predict(feature)
     return Rollout(feature, torch.stack(actions, 1), reward, cont, latents.start_weight)

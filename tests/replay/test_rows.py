@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from worldmodels.errors import UserError
+
 
 @pytest.mark.parametrize("action", ["discrete", "continuous"])
 @pytest.mark.parametrize("lanes", [1, 3])
