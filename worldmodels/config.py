@@ -105,7 +105,8 @@ class ActorCriticConfig:
     imagination_length: int = 15
     """Steps imagined from every start."""
     starts: int = 0
-    """Imagination starts per update, drawn from the batch; 0 uses every row."""
+    """Imagination starts per update, drawn from the batch; 0 uses every row. Stored carries are
+    refreshed at these rows."""
     return_lambda: float = 0.95
     """Mixing of the lambda-returns, imagined and replayed."""
     entropy: float = 3e-4
