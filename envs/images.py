@@ -23,7 +23,7 @@ def image_resizer(size: int, method: str = "bilinear", grayscale: bool = False) 
     def resize(frame: np.ndarray) -> np.ndarray:
         height, width, channels = frame.shape
         mode = "RGB" if channels == 3 else "L"
-        # frombuffer reads the array in place; Image.fromarray costs ten times as much.
+        # frombuffer reads the array in place; Image.fromarray copies it.
         image = Image.frombuffer(
             mode, (width, height), np.ascontiguousarray(frame), "raw", mode, 0, 1
         )
