@@ -11,7 +11,14 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-OPERATORS = ("max_pool", "norm_silu", "sigmoid_error")
+OPERATORS = (
+    "causal_conv",
+    "max_pool",
+    "norm_silu",
+    "selective_scan",
+    "sigmoid_error",
+    "ssd",
+)
 IMPLEMENTATIONS = ("reference", "eager")
 VARIABLE = "WORLDMODELS_KERNEL"
 
@@ -36,7 +43,12 @@ def choose(operator: str) -> Choice:
 
 
 @cache
-def load(operator: str) -> Callable[..., Any]:
-    """The function `operator` of the chosen implementation's module."""
-    module = f"worldmodels.kernels.{operator}.{choose(operator).implementation}"
+def load(operator: str, implementation: str | None = None) -> Callable[..., Any]:
+    """The function `operator` of the module of `implementation`, or of the one chosen."""
+    if implementation is None:
+        implementation = choose(operator).implementation
+    elif implementation not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(f"{operator}: implementation is one of {known}, not '{implementation}'")
+    module = f"worldmodels.kernels.{operator}.{implementation}"
     return getattr(import_module(module), operator)

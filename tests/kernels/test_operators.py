@@ -159,4 +159,5 @@ def test_eager_norm_keeps_its_input_unchanged():
 
 
 def test_every_operator_is_covered():
-    assert {make().operator for make in CASES.values()} == set(OPERATORS)
+    over_time = {"causal_conv", "selective_scan", "ssd"}  # their own files
+    assert {make().operator for make in CASES.values()} | over_time == set(OPERATORS)

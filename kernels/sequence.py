@@ -1,0 +1,74 @@
+"""What the sequence operators share: shapes, resets, emitted positions, arithmetic width.
+
+Time is axis 1. A reset drops the carried state before its step consumes its token.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Emit = Literal["all"] | Tensor | None
+"""No states, all of them in the order b * T + t, or those at int64 positions [M, 2] of (b, t)."""
+
+
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """The dtype of arithmetic and states: float64 for float64 inputs, float32 for all others."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def no_autocast(x: Tensor) -> AbstractContextManager:
+    """A block in which operations on the device of `x` keep the dtypes that they are given."""
+    kind = x.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
+
+
+def check_shape(operator: str, name: str, x: Tensor | None, *shapes: tuple[int, ...]) -> None:
+    """Raise ValueError unless `x` is None or has one of `shapes`."""
+    if x is not None and tuple(x.shape) not in shapes:
+        wanted = " or ".join(str(list(shape)) for shape in shapes)
+        raise ValueError(
+            f"{operator}: {name} has shape {list(x.shape)}; give it {wanted}, "
+            "as the other arguments have it"
+        )
+
+
+def check_sequence(operator: str, name: str, x: Tensor, axes: int) -> None:
+    """Raise ValueError unless `x` has `axes` axes, of which the second, time, is not empty."""
+    if x.ndim != axes or x.shape[1] < 1:
+        raise ValueError(
+            f"{operator}: {name} has shape {list(x.shape)}; give it {axes} axes, batch first, "
+            "then at least one step of time"
+        )
+
+
+def check_reset(operator: str, reset: Tensor | None, batch: int, length: int) -> None:
+    """Raise ValueError unless `reset` is None or bool [B, T]."""
+    check_shape(operator, "reset", reset, (batch, length))
+    if reset is not None and reset.dtype != torch.bool:
+        raise ValueError(f"{operator}: reset is {reset.dtype}; give it as bool")
+
+
+def check_emit(operator: str, emit: Emit) -> None:
+    """Raise ValueError unless `emit` is one of the three kinds."""
+    if isinstance(emit, Tensor):
+        if emit.dtype != torch.int64 or emit.ndim != 2 or emit.shape[1] != 2:
+            raise ValueError(
+                f"{operator}: emit is {emit.dtype} {list(emit.shape)}; "
+                "give it as int64 [M, 2], rows of (b, t)"
+            )
+    elif emit not in (None, "all"):
+        raise ValueError(f"{operator}: emit is {emit!r}; give None, 'all' or int64 [M, 2]")
+
+
+def flat_positions(emit: Tensor, length: int) -> Tensor:
+    """Index [M, 2] of (b, t) -> b * T + t, [M]."""
+    return emit[:, 0] * length + emit[:, 1]
+
+
+def segments(reset: Tensor) -> Tensor:
+    """Bool [B, T] -> how many resets there were up to and at t; the state given has segment 0."""
+    return reset.cumsum(1)
