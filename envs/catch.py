@@ -19,6 +19,9 @@ class Catch:
 
     Config = CatchConfig
 
+    _rows_seen = ROWS
+    """The ball is drawn while it is in one of this many upper rows."""
+
     def __init__(self, config: CatchConfig, seed: int):
         self.spec = EnvSpec(
             name=config.name,
@@ -49,7 +52,8 @@ class Catch:
 
     def _obs(self) -> dict[str, np.ndarray]:
         planes = np.zeros((ROWS, COLUMNS, 1), np.bool_)
-        planes[self._ball_row, self._ball_column] = True
+        if self._ball_row < self._rows_seen:
+            planes[self._ball_row, self._ball_column] = True
         planes[ROWS - 1, self._paddle] = True
         return {"planes": planes}
 

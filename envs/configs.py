@@ -7,7 +7,12 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from worldmodels.envs.errors import UserError
-from worldmodels.envs.names import canonical_atari, canonical_atari100k, canonical_minatar
+from worldmodels.envs.names import (
+    canonical_atari,
+    canonical_atari100k,
+    canonical_memory,
+    canonical_minatar,
+)
 
 
 def _require(holds: bool, name: str, field: str, value: object, allowed: str) -> None:
@@ -24,6 +29,54 @@ class CatchConfig:
 
     def __post_init__(self) -> None:
         _require(self.name == "catch", "catch", "name", f"'{self.name}'", "'catch'")
+
+
+@dataclass(frozen=True)
+class MemoryCatchConfig(CatchConfig):
+    """Catch whose ball is seen in the first two rows only: nothing to choose."""
+
+    name: str = "memory:catch"
+    """Environment name."""
+
+    def __post_init__(self) -> None:
+        task = "memory:catch"
+        _require(self.name.lower() == task, task, "name", f"'{self.name}'", f"'{task}'")
+        object.__setattr__(self, "name", task)
+
+
+@dataclass(frozen=True)
+class MemoryTMazeConfig:
+    """Passive T-maze: the cue at the corridor's start decides the turn at its end."""
+
+    name: str = "memory:tmaze-20"
+    """Environment name, `memory:tmaze-L` for a corridor of L cells, at least 2."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", canonical_memory(self.name, "tmaze"))
+
+    @property
+    def length(self) -> int:
+        """Cells of the corridor = steps from the cue to the choice."""
+        return _number(self.name)
+
+
+@dataclass(frozen=True)
+class MemoryRepeatConfig:
+    """Name the symbol that was shown some steps ago."""
+
+    name: str = "memory:repeat-8"
+    """Environment name, `memory:repeat-K` for the symbol of K steps ago, K at least 1."""
+    symbols: int = 4
+    """Different symbols, which is also the number of actions; 2 to 5."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", canonical_memory(self.name, "repeat"))
+        _require(2 <= self.symbols <= 5, self.name, "symbols", self.symbols, "from 2 to 5")
+
+    @property
+    def delay(self) -> int:
+        """Steps between a symbol and its answer."""
+        return _number(self.name)
 
 
 @dataclass(frozen=True)
@@ -147,6 +200,10 @@ class GymConfig:
             "0 or a positive multiple of 16",
         )
         _require(self.max_steps >= 0, self.name, "max_steps", self.max_steps, "at least 0")
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("-")[2])
 
 
 def _is_image_size(size: int) -> bool:

@@ -45,6 +45,18 @@ ATARI_100K = (
 MINATAR = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 """The five MinAtar games (Young and Tian 2019)."""
 
+MEMORY_EXAMPLES = (
+    "memory:catch",
+    "memory:tmaze-20",
+    "memory:tmaze-100",
+    "memory:repeat-2",
+    "memory:repeat-8",
+)
+"""Memory tasks that `worldmodels envs` lists; other numbers work as well."""
+
+_MEMORY_NUMBERS = {"tmaze": ("the corridor's length", 2, 20), "repeat": ("the delay", 1, 8)}
+"""What the number in a memory task's name is, its least value and an example."""
+
 GYM_EXAMPLES = ("gym:CartPole-v1", "gym:Acrobot-v1", "gym:MountainCar-v0", "gym:Pendulum-v1")
 """Gymnasium ids that `worldmodels envs` lists; any other id works as well."""
 
@@ -61,9 +73,10 @@ def atari_roms() -> dict[str, str]:
 
 
 def known_names() -> list[str]:
-    """Every name of the built-in families, with a few examples of `gym:`."""
+    """Every name of the built-in families, with a few examples of `memory:` and `gym:`."""
     return [
         "catch",
+        *MEMORY_EXAMPLES,
         *(f"minatar:{game}" for game in MINATAR),
         *(f"atari:{game}" for game in {**dict.fromkeys(ATARI_100K), **atari_roms()}),
         *(f"atari100k:{game}" for game in ATARI_100K),
@@ -71,14 +84,25 @@ def known_names() -> list[str]:
     ]
 
 
+def family(name: str) -> str:
+    """`atari` of `atari:Pong`, `memory:tmaze` of `memory:tmaze-20`."""
+    prefix, _, rest = name.partition(":")
+    task = re.match("[a-z]+", rest.lower())
+    return f"memory:{task[0]}" if prefix == "memory" and task else prefix
+
+
 def did_you_mean(word: str, names: Iterable[str]) -> str:
     """`; did you mean 'a' or 'b'?`, or nothing where no name is close.
 
-    A name also counts by the part after its colon, so that a bare `Pong` finds `atari:Pong`.
+    A name also counts by the part after its colon, so that a bare `Pong` finds `atari:Pong`; but
+    `Catch` finds `catch`, not `memory:catch`.
     """
-    by_spelling: dict[str, list[str]] = {}
+    names = list(names)
+    whole = {name.lower() for name in names}
+    by_spelling = {name.lower(): [name] for name in names}
     for name in names:
-        for spelling in dict.fromkeys((name.lower(), name.partition(":")[2].lower() or name)):
+        spelling = name.partition(":")[2].lower()
+        if spelling and spelling not in whole:
             by_spelling.setdefault(spelling, []).append(name)
     close = get_close_matches(word.lower(), by_spelling, n=2, cutoff=0.7)
     # An exact spelling is what was meant; its neighbours (Pong, Pooyan) would be noise.
@@ -106,6 +130,18 @@ def canonical_atari100k(name: str) -> str:
 def canonical_minatar(name: str) -> str:
     """`minatar:game` for any spelling of game."""
     return _canonical(name, "minatar", "MinAtar game", MINATAR)
+
+
+def canonical_memory(name: str, task: str) -> str:
+    """`memory:TASK-N`; case and leading zeros do not matter."""
+    number, least, example = _MEMORY_NUMBERS[task]
+    found = re.fullmatch(rf"memory:{task}-([0-9]{{1,6}})", name.lower())
+    if found is None or int(found[1]) < least:
+        raise UserError(
+            f"'{name}' needs {number} in its name, a whole number from {least} to 999999: for "
+            f"example 'memory:{task}-{example}'"
+        )
+    return f"memory:{task}-{int(found[1])}"
 
 
 def _canonical(name: str, family: str, kind: str, games: Iterable[str]) -> str:

@@ -17,6 +17,9 @@ from worldmodels.envs.configs import (
     AtariConfig,
     CatchConfig,
     GymConfig,
+    MemoryCatchConfig,
+    MemoryRepeatConfig,
+    MemoryTMazeConfig,
     MinAtarConfig,
 )
 from worldmodels.envs.errors import UserError
@@ -29,7 +32,7 @@ ENTRY_POINTS = "worldmodels.envs"
 
 @dataclass(frozen=True)
 class Family:
-    """All environments whose names share the part before the colon."""
+    """All environments whose names share the part that `names.family` gives."""
 
     target: str
     """`module:Class` of the environment."""
@@ -47,6 +50,21 @@ _families = {
         "worldmodels.envs.catch:Catch",
         "catch a falling ball on 10 x 5 cells; learns in minutes on a CPU",
         CatchConfig,
+    ),
+    "memory:catch": Family(
+        "worldmodels.envs.memory:MemoryCatch",
+        "catch a ball that is seen at first only",
+        MemoryCatchConfig,
+    ),
+    "memory:tmaze": Family(
+        "worldmodels.envs.memory:MemoryTMaze",
+        "turn to the side that was shown L steps ago, for any L from 2",
+        MemoryTMazeConfig,
+    ),
+    "memory:repeat": Family(
+        "worldmodels.envs.memory:MemoryRepeat",
+        "name the symbol that was shown K steps ago, for any K from 1",
+        MemoryRepeatConfig,
     ),
     "minatar": Family(
         "worldmodels.envs.minatar:MinAtar",
@@ -109,7 +127,7 @@ def listing() -> list[dict[str, Any]]:
     """One entry per family: suite, names, installed, install, description."""
     known: dict[str, list[str]] = {}
     for name in names.known_names():
-        known.setdefault(name.partition(":")[0], []).append(name)
+        known.setdefault(names.family(name), []).append(name)
     return [
         {
             "suite": suite,
@@ -136,13 +154,16 @@ def _distribution(entry: Any) -> str:
 
 def _family_of(name: str) -> Family:
     prefix, _, rest = name.partition(":")
-    family = _families.get(prefix) or _all_families().get(prefix)
+    family = _families.get(names.family(name)) or _all_families().get(prefix)
     if family is not None:
         return family
     if rest and _is_module(prefix):
         return Family(name, "named by its class")
-    near = names.did_you_mean(name, [*names.known_names(), *_all_families()])
+    suites = [suite for suite in _all_families() if ":" not in suite]
+    near = names.did_you_mean(name, [*names.known_names(), *suites])
     advice = near or "; `worldmodels envs` lists the names"
+    if prefix == "memory" and not near:
+        advice = f"; there are {', '.join(names.MEMORY_EXAMPLES)}, and other numbers"
     if "." in prefix:
         advice = (
             f": no module '{prefix}' can be imported; install it, or put its folder on PYTHONPATH"

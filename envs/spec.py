@@ -47,6 +47,8 @@ class EnvSpec:
     """Mean return of a uniformly random policy, for normalised scores."""
     reference_score: float | None = None
     """Mean return of the human (or best possible) player, for normalised scores."""
+    memoryless_score: float | None = None
+    """Mean return of the best policy, also a random one, that sees only the current observation."""
 
 
 @dataclass

@@ -11,6 +11,7 @@ import pytest
 from worldmodels.envs import registry
 from worldmodels.envs.configs import Atari100kConfig
 from worldmodels.envs.registry import config_for, make
+from worldmodels.envs.rollout import RandomPlay
 from worldmodels.envs.vector import make_vec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
@@ -39,6 +40,18 @@ def test_the_example_plugs_in_by_class_and_by_register(corridor_module):
         assert env.spec.name == name
     row = make_vec(config_for("corridor"), 3, seed=0).step(np.zeros(3))
     assert row.obs["vector"].shape == (3, 6)
+
+
+def test_the_memory_table_is_the_spec():
+    rows = re.findall(r"^\| `(memory:\S+)` \| (\d+) \| (\S+) \| (\S+) \| (\S+) \|$", PAGE, re.M)
+    assert len(rows) == 3
+    for name, steps, *scores in rows:
+        env = make(config_for(name), seed=0)
+        spec = env.spec
+        told = (spec.random_score, spec.memoryless_score, spec.reference_score)
+        assert told == tuple(float(score) for score in scores)
+        ended = [row.is_last.item() for row in RandomPlay(env, seed=0).rows(int(steps) + 1)]
+        assert ended == [False] * int(steps) + [True]
 
 
 def test_the_protocol_table_is_the_config():

@@ -13,6 +13,9 @@ from worldmodels.envs.configs import (
     AtariConfig,
     CatchConfig,
     GymConfig,
+    MemoryCatchConfig,
+    MemoryRepeatConfig,
+    MemoryTMazeConfig,
     MinAtarConfig,
 )
 from worldmodels.envs.errors import UserError
@@ -24,6 +27,9 @@ from worldmodels.envs.registry import config_for, listing, make
     ("name", "config", "canonical"),
     [
         ("catch", CatchConfig, "catch"),
+        ("memory:Catch", MemoryCatchConfig, "memory:catch"),
+        ("memory:TMaze-007", MemoryTMazeConfig, "memory:tmaze-7"),
+        ("memory:repeat-1", MemoryRepeatConfig, "memory:repeat-1"),
         ("atari:pong", AtariConfig, "atari:Pong"),
         ("atari:ALE/MsPacman-v5", AtariConfig, "atari:MsPacman"),
         ("atari:up_n_down", AtariConfig, "atari:UpNDown"),
@@ -49,6 +55,24 @@ def test_any_spelling_gives_the_canonical_name(name, config, canonical):
         ("minatar:Pong", "did you mean 'atari:Pong'"),
         ("atari:Montezuma", "did you mean 'atari:MontezumaRevenge'"),
         ("atari100k:Enduro", "not one of the 26 games of Atari100k; use 'atari:Enduro'"),
+        (
+            "memory:tmaze",
+            "'memory:tmaze' needs the corridor's length in its name, a whole number from 2 to "
+            "999999: for example 'memory:tmaze-20'",
+        ),
+        ("memory:tmaze-0", "from 2 to 999999: for example 'memory:tmaze-20'"),
+        ("memory:tmaze-1", "from 2 to 999999: for example 'memory:tmaze-20'"),
+        ("memory:tmaze-x", "'memory:tmaze-x' needs the corridor's length"),
+        ("memory:tmaze-2.5", "'memory:tmaze-2.5' needs the corridor's length"),
+        ("memory:tmaze--5", "'memory:tmaze--5' needs the corridor's length"),
+        ("memory:tmaze-1000000", "from 2 to 999999"),
+        ("memory:repeat", "needs the delay in its name, a whole number from 1 to 999999"),
+        ("memory:repeat-0", "for example 'memory:repeat-8'"),
+        ("memory:catch-3", "name is 'memory:catch-3', but it must be 'memory:catch'"),
+        ("memory:tmaz-20", "did you mean 'memory:tmaze-20'"),
+        ("tmaze-20", "did you mean 'memory:tmaze-20'?"),
+        ("memory", "there are memory:catch, memory:tmaze-20, memory:tmaze-100, memory:repeat-2"),
+        ("memory:xyzzy", "memory:repeat-8, and other numbers"),
         ("xyzzy", "`worldmodels envs` lists the names"),
         ("gym:", "must be 'gym:ID'"),
         ("no_such.module:MyEnv", "no module 'no_such.module' can be imported"),
@@ -85,6 +109,8 @@ def test_the_26_games_exist_and_have_scores():
         (AtariConfig, "max_frames", 0),
         (AtariConfig, "resize", "area"),
         (AtariConfig, "life_loss", "on"),
+        (MemoryRepeatConfig, "symbols", 1),
+        (MemoryRepeatConfig, "symbols", 6),
         (MinAtarConfig, "sticky", -0.1),
         (MinAtarConfig, "max_steps", 0),
         (GymConfig, "image_size", 20),
@@ -175,6 +201,7 @@ def test_a_missing_library_prints_its_install_line(monkeypatch):
 def test_listing_has_every_suite():
     entries = {entry["suite"]: entry for entry in listing()}
     assert entries.keys() >= {"catch", "minatar", "atari", "atari100k", "gym"}
+    assert entries["memory:tmaze"]["names"] == ["memory:tmaze-20", "memory:tmaze-100"]
     assert len(entries["atari100k"]["names"]) == 26
     assert entries["minatar"]["install"] == 'pip install "worldmodels-rl[minatar]"'
     assert all(entry["description"] for entry in entries.values())
