@@ -72,3 +72,21 @@ def flat_positions(emit: Tensor, length: int) -> Tensor:
 def segments(reset: Tensor) -> Tensor:
     """Bool [B, T] -> how many resets there were up to and at t; the state given has segment 0."""
     return reset.cumsum(1)
+
+
+def keep_bits(reset: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bool [B, T] -> integers as wide as `dtype`: no bit set where there is a reset, else all.
+
+    A bitwise product with these cuts every value, NaN too, faster than a masked fill does.
+    """
+    return reset.to(torch.int64 if dtype == torch.float64 else torch.int32) - 1
+
+
+def row_blocks(x: Tensor, cached: int) -> list[slice]:
+    """Slices of the first axis of `x`, of `cached` bytes each on a CPU and all of it elsewhere."""
+    rows = x.shape[0]
+    step = rows
+    if x.device.type == "cpu":
+        step = cached * rows // max(x.numel() * x.element_size(), 1)
+    step = min(max(step, 1), max(rows, 1))
+    return [slice(start, start + step) for start in range(0, rows, step)]
