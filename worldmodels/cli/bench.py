@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from worldmodels.cli import bench_backbones
 from worldmodels.cli.arguments import Parser
 from worldmodels.cli.choices import Choices, choose, read_choices
 from worldmodels.cli.options import apply_flags
@@ -26,7 +27,7 @@ class UpdateChoices(Choices):
 def run(argv: list[str]) -> None:
     """The command."""
     if not argv or argv[0] in ("-h", "--help"):
-        lines = (f"  {name:8} {text}" for name, (_, text) in BENCHES.items())
+        lines = (f"  {name:10} {text}" for name, (_, text) in BENCHES.items())
         print("usage: worldmodels bench NAME [OPTIONS]\n\nbenches:\n" + "\n".join(lines))
     elif argv[0] in BENCHES:
         BENCHES[argv[0]][0](argv[1:])
@@ -103,5 +104,6 @@ def _replay_row(carry: str, part: dict[str, float]) -> list[str]:
 BENCHES: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "update": (_update, "one update of the learner, part by part ([ENV] [OPTIONS] as for train)"),
     "replay": (_replay, "sampling batches from the replay"),
+    "backbones": (bench_backbones.run, "equally large backbones: speed, memory, prediction"),
 }
 """Name -> (function, one line of help)."""
