@@ -60,7 +60,7 @@ def check_emit(operator: str, emit: Emit) -> None:
                 f"{operator}: emit is {emit.dtype} {list(emit.shape)}; "
                 "give it as int64 [M, 2], rows of (b, t)"
             )
-    elif emit not in (None, "all"):
+    elif emit is not None and emit != "all":
         raise ValueError(f"{operator}: emit is {emit!r}; give None, 'all' or int64 [M, 2]")
 
 

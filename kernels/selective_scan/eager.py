@@ -72,7 +72,7 @@ def _scan(inputs: Inputs, emit: Emit) -> tuple[Tensor, Tensor, Tensor | None]:
     length, last = inputs[0].shape[1], inputs[5]
     step_bytes = last.numel() * last.element_size()
     store = _learns(inputs) or emit is not None
-    if store and emit != "all" and length * step_bytes > _STORED:
+    if store and not isinstance(emit, str) and length * step_bytes > _STORED:
         return _in_stretches(*inputs, emit, max(_STRETCH // step_bytes, 1))
     return _in_one_piece(inputs, emit)
 
@@ -164,7 +164,9 @@ def _backward(saved, grad_y, grad_last, grad_states):
     rate = A * math.log2(math.e)
     if grad_y is None:
         grad_y = torch.zeros_like(x)
-    g = torch.zeros_like(initial) if grad_last is None else grad_last.clone()
+    g = torch.zeros(initial.shape, dtype=x.dtype, device=x.device)
+    if grad_last is not None:
+        g.copy_(grad_last)
     grad_x, grad_delta, grad_A = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(A)
     grad_B, grad_C = torch.empty_like(B), torch.empty_like(C)
     ones = A.new_ones(A.shape[1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from worldmodels.kernels.sequence import Emit, no_autocast, segments
+from worldmodels.kernels.sequence import no_autocast, segments
 
 _SLICE = 2**22
 """Bytes of the states that are computed at a time."""
@@ -20,20 +20,15 @@ def emitted_states(
     B: Tensor,
     before: Tensor,
     reset: Tensor | None,
-    emit: Emit,
+    emit: Tensor,
     chunk: int,
 ) -> Tensor:
-    """The states [M, H, P, N] after the steps `emit`, "all" or int64 [M, 2].
+    """The states [M, H, P, N] after the steps `emit`, int64 [M, 2] of (b, t).
 
     x [B, T, H, P] scaled inputs; decay [B, T, H] its logarithm; B [B, T, G, N]; before
     [B, nc, H, P, N] the states before the chunks of `chunk` steps; reset bool [B, T] or None.
     """
-    batch, length = x.shape[:2]
-    if isinstance(emit, Tensor):
-        row, step = emit.unbind(1)
-    else:
-        flat = torch.arange(batch * length, device=x.device)
-        row, step = flat // length, flat % length
+    row, step = emit.unbind(1)
     result = _Emitted.apply(x, decay, B, before, reset, row, step, chunk)
     assert isinstance(result, Tensor)
     return result
@@ -57,11 +52,12 @@ class _Emitted(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
-        *leaves, reset, row, step = ctx.saved_tensors
-        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+        x, decay, B, before, reset, row, step = ctx.saved_tensors
+        leaves = [leaf.detach().requires_grad_() for leaf in (x, decay, B, before)]
         for part in _slices(leaves[3], len(row)):
             with torch.enable_grad(), no_autocast(leaves[0]):
-                found = _states(*leaves, reset, row[part], step[part], ctx.chunk)
+                x, decay, B, before = leaves
+                found = _states(x, decay, B, before, reset, row[part], step[part], ctx.chunk)
             torch.autograd.backward(found, grads[0][part], inputs=leaves)
         return *(leaf.grad for leaf in leaves), None, None, None, None
 
@@ -84,6 +80,8 @@ def _states(x, decay, B, before, reset, row, step, chunk: int) -> Tensor:
     weight = weight.masked_fill(~past[..., None], -torch.inf).exp().to(x.dtype)
     inputs = x.flatten(0, 1)[places] * weight[..., None]
     inputs = inputs.unflatten(2, (groups, -1)).flatten(3).permute(0, 2, 3, 1)
-    found = inputs @ B.flatten(0, 1)[places].transpose(1, 2)
-    found = found.flatten(1, 2).unflatten(1, before.shape[2:4])
-    return torch.addcmul(found, before[row, number], carried.to(x.dtype)[..., None, None])
+    pair = B.flatten(0, 1)[places].transpose(1, 2)
+    found = before[row, number].mul_(carried.to(x.dtype)[..., None, None])
+    by_group = found.view(-1, inputs.shape[2], pair.shape[3])
+    by_group.baddbmm_(inputs.flatten(0, 1), pair.flatten(0, 1))
+    return found
