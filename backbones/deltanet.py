@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from worldmodels.backbones.base import Backbone, LeafSpec, State
+from worldmodels.backbones.base import Backbone, Emit, LeafSpec, State
 from worldmodels.backbones.configs import DeltaNetOptions
 from worldmodels.backbones.mamba import initial_delta_bias
 from worldmodels.backbones.mamba3 import segmented_cumsum
@@ -96,19 +96,28 @@ class GatedDeltaNet(Backbone):
             "s": LeafSpec((config.heads, config.key, self.input_size // config.heads)),
         }
 
+    def step(self, u: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
+        """u [B, D] -> mixed [B, D], state; the recurrence itself."""
+        state = self.apply_reset(state, reset)
+        raw, gate, delta, strength = self.in_proj(u).unsqueeze(1).split(self.parts, -1)
+        conved, window = self._conv(raw, state["conv"], None)
+        with no_autocast(u):
+            row = Tokens(*(x.squeeze(2) for x in self._tokens(conved, delta, strength)))
+            kept = row.log_decay.exp().unsqueeze(-1)
+            held, read = (torch.stack([row.key, row.query], 2) @ state["s"]).unbind(2)
+            written = row.strength.unsqueeze(-1) * (row.value - kept * held)
+            outer = row.key.unsqueeze(-1), written.unsqueeze(-2)
+            s = torch.addcmul(kept.unsqueeze(-1) * state["s"], *outer)
+            y = kept * read + (row.query * row.key).sum(-1, keepdim=True) * written
+            y = self._gated(y.unsqueeze(2), gate).squeeze(1)
+        return self.out_proj(y), State({"conv": window, "s": s})
+
     def sequence(
-        self, u: Tensor, state: State, reset: Tensor, emit: str | Tensor | None = None
+        self, u: Tensor, state: State, reset: Tensor, emit: Emit | None = None
     ) -> tuple[Tensor, State, State | None]:
         """As the base class; one triangular solve for every `chunk` rows."""
         raw, gate, delta, strength = self.in_proj(u).split(self.parts, -1)
-        conved, window = causal_conv(
-            raw,
-            self.conv1d.weight.squeeze(1),
-            None,
-            "silu",
-            reset=reset,
-            initial_window=state["conv"],
-        )
+        conved, window = self._conv(raw, state["conv"], reset)
         with no_autocast(u):
             row = self._tokens(conved, delta, strength)
             y, s, chunks = delta_rule(row, state["s"], reset, self.config.chunk)
@@ -120,6 +129,11 @@ class GatedDeltaNet(Backbone):
         cut = windows(raw, self.config.conv, reset=reset, initial_window=state["conv"], emit=emit)
         with no_autocast(u):
             return h, last, State({"conv": cut, "s": emitted_states(chunks, emit, u.shape[1])})
+
+    def _conv(self, raw: Tensor, window: Tensor, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+        """raw [B, T, H (2 K + V)] -> the same, convolved, and the last window."""
+        weight = self.conv1d.weight.squeeze(1)
+        return causal_conv(raw, weight, None, "silu", reset=reset, initial_window=window)
 
     def _tokens(self, conved: Tensor, delta: Tensor, strength: Tensor) -> Tokens:
         """conved [B, T, H (2 K + V)], delta and strength [B, T, H] -> what the recurrence reads."""
@@ -196,7 +210,7 @@ def _decays(log_decay: Tensor, reset: Tensor, chunk: int) -> tuple[Tensor, Tenso
     return decay, summed.exp().masked_fill((segment > 0).unsqueeze(2), 0)
 
 
-def emitted_states(chunks: Chunks, emit: str | Tensor, length: int) -> Tensor:
+def emitted_states(chunks: Chunks, emit: Emit, length: int) -> Tensor:
     """States [M, H, K, V] after the rows "all" of `length`, or (b, t) [M, 2].
 
     In groups, which keep only what they are made of for the backward pass.

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.backbones.base import Backbone, LeafSpec, State, gather_rows
+from worldmodels.backbones.base import Backbone, Emit, LeafSpec, State, gather_rows
 from worldmodels.backbones.configs import Mamba3Options
 from worldmodels.backbones.mamba import initial_delta_bias
 from worldmodels.kernels.sequence import no_autocast, segments, wide_dtype
@@ -33,7 +33,7 @@ RATE_FLOOR = 1e-4
 
 
 class Tokens(NamedTuple):
-    """What depends on a row's input alone, [B, T, ...]."""
+    """What depends on a row's input alone, [B, T, ...], or [B, ...] in `step`."""
 
     gate: Tensor
     """z [H, P]."""
@@ -93,8 +93,29 @@ class Mamba3(Backbone):
             "x": LeafSpec((config.heads, width)),
         }
 
+    def step(self, u: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
+        """u [B, D] -> mixed [B, D], state; the recurrence itself."""
+        state = self.apply_reset(state, reset)
+        projected = self.in_proj(u)
+        with no_autocast(u):
+            row = self._tokens(projected)
+            angle = state["angle"] + row.turn
+            angle = angle - angle.detach().round()
+            before = self._turned(state["b"], self.B_bias, state["angle"])
+            keys = torch.stack([before, self._turned(row.b, self.B_bias, angle)], 2)
+            decay = row.log_decay.exp()
+            weight = torch.stack([decay * row.pending, row.own], -1)
+            values = torch.stack([state["x"], row.x], -1) * weight.unsqueeze(2)
+            kept = decay[..., None, None] * state["ssm"]
+            ssm = torch.baddbmm(kept.flatten(0, 1), values.flatten(0, 1), keys.flatten(0, 1))
+            ssm = ssm.view_as(kept)
+            y = (ssm @ self._turned(row.c, self.C_bias, angle).unsqueeze(-1)).squeeze(-1)
+            y = (y + self.D.unsqueeze(-1) * row.x) * F.silu(row.gate)
+        after = {"angle": angle, "ssm": ssm, "b": row.b, "x": row.x}
+        return self.out_proj(y.flatten(1)), State(after)
+
     def sequence(
-        self, u: Tensor, state: State, reset: Tensor, emit: str | Tensor | None = None
+        self, u: Tensor, state: State, reset: Tensor, emit: Emit | None = None
     ) -> tuple[Tensor, State, State | None]:
         """As the base class; blocks of `chunk` rows as matrix products."""
         projected = self.in_proj(u)
@@ -103,7 +124,7 @@ class Mamba3(Backbone):
         return self.out_proj(y), last, emitted
 
     def _tokens(self, projected: Tensor) -> Tokens:
-        """[B, T, sum(parts)] -> what the recurrence reads, float32 at least."""
+        """[..., sum(parts)] -> what the recurrence reads, float32 at least."""
         projected = projected.to(wide_dtype(projected))
         z, x, b, c, delta, rate, share, turn = projected.split(self.parts, -1)
         delta = F.softplus(delta + self.dt_bias)
@@ -121,7 +142,7 @@ class Mamba3(Backbone):
         )
 
     def _mix(
-        self, row: Tokens, state: State, reset: Tensor, emit: str | Tensor | None
+        self, row: Tokens, state: State, reset: Tensor, emit: Emit | None
     ) -> tuple[Tensor, State, State | None]:
         """Tokens -> y [B, T, I], last state, emitted state."""
         angle = add_turns(row.turn, state["angle"], reset)
