@@ -6,7 +6,7 @@ M requested states, N rows of a state, D input width, F_h output width.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -108,11 +108,30 @@ class State(Mapping[str, Tensor]):
         return State(leaves)
 
 
+Emit = Literal["all"] | Tensor
+"""Which states are wanted: all, in the order b * T + t, or those at pairs (b, t) [M, 2]."""
+
+
+@dataclass(frozen=True)
+class Stratified:
+    """The same number of requested states after every row of time, so that shapes are static."""
+
+    rows: Tensor
+    """int64 [T, m]: which of the B sequences, for every t."""
+
+    @property
+    def index(self) -> Tensor:
+        """The pairs (b, t) [T * m, 2] in the order of time."""
+        time = torch.arange(len(self.rows), device=self.rows.device).unsqueeze(1)
+        return torch.stack([self.rows, time.expand_as(self.rows)], -1).flatten(0, 1)
+
+
 class Backbone(nn.Module):
     """A causal map from inputs u_1..u_T to features h_1..h_T with a state that can be carried.
 
-    A subclass needs `Config`, `state_spec` and `step`; `sequence` then follows by looping. Fast
-    backbones override `sequence` under design law 5: it must equal T calls of `step`.
+    A subclass needs `Config`, `state_spec` and one of `step` and `sequence`: without `sequence`, it
+    loops over `step`; without `step`, that is a sequence of one row. Where both are written, design
+    law 5 holds: `sequence` equals T calls of `step`.
     """
 
     Config: ClassVar[type]
@@ -145,7 +164,11 @@ class Backbone(nn.Module):
 
         A row whose reset is set starts from `initial` before u is consumed.
         """
-        raise NotImplementedError("abstract")
+        if type(self).sequence is Backbone.sequence:
+            raise NotImplementedError(f"{type(self).__name__} has neither `step` nor `sequence`")
+        reset = u.new_zeros(u.shape[0], dtype=torch.bool) if reset is None else reset
+        h, state, _ = self.sequence(u.unsqueeze(1), state, reset.unsqueeze(1))
+        return h.squeeze(1), state
 
     def apply_reset(self, state: State, reset: Tensor | None) -> State:
         """`state` with the rows of `reset` [B] replaced by `initial`."""
@@ -154,7 +177,7 @@ class Backbone(nn.Module):
         return self.initial(state.batch_size).where(reset, state)
 
     def sequence(
-        self, u: Tensor, state: State, reset: Tensor, emit: str | Tensor | None = None
+        self, u: Tensor, state: State, reset: Tensor, emit: Emit | None = None
     ) -> tuple[Tensor, State, State | None]:
         """u [B, T, D], state of B rows, reset [B, T] bool -> h [B, T, F_h], last state, emitted.
 
@@ -169,19 +192,23 @@ class Backbone(nn.Module):
         return torch.stack(outputs, 1), state, emit_states(states, emit)
 
 
-def emit_states(states: list[State], emit: str | Tensor | None) -> State | None:
-    """The rows that `emit` asks for (see `Backbone.sequence`) out of T states of B rows."""
+def emit_states(states: list[State], emit: Emit | Stratified | None) -> State | None:
+    """The rows that `emit` asks for out of T states of B rows; `Stratified` copies no others."""
     if emit is None:
         return None
+    if isinstance(emit, Stratified):
+        rows = zip(states, emit.rows, strict=True)
+        return State.cat([state.index(some) for state, some in rows])
     return State(
         {name: gather_rows(torch.stack([s[name] for s in states], 1), emit) for name in states[0]}
     )
 
 
-def gather_rows(x: Tensor, emit: str | Tensor) -> Tensor:
-    """x [B, T, ...] -> the rows that `emit` asks for: "all" in the order b * T + t, or [M, 2]."""
+def gather_rows(x: Tensor, emit: Emit | Stratified) -> Tensor:
+    """x [B, T, ...] -> the rows [M, ...] that `emit` asks for."""
     if isinstance(emit, str):
         if emit != "all":
             raise ValueError(f"emit is None, 'all' or an index [M, 2], not {emit!r}")
         return x.flatten(0, 1)
-    return x[emit[:, 0], emit[:, 1]]
+    index = emit.index if isinstance(emit, Stratified) else emit
+    return x[index[:, 0], index[:, 1]]

@@ -6,7 +6,7 @@ Letters: N rows, D width of h (`deter`), U width of a branch (`hidden`), G block
 import torch
 from torch import Tensor, nn
 
-from worldmodels.backbones.base import Backbone, LeafSpec, State, gather_rows
+from worldmodels.backbones.base import Backbone, Emit, LeafSpec, State, gather_rows
 from worldmodels.backbones.configs import RSSMConfig
 from worldmodels.backbones.layers import BlockLinear, Linear, NormSiLU, block_matmul
 
@@ -45,7 +45,7 @@ class RSSM(Backbone):
         return self._recur(self._project(u), self.apply_reset(state, reset)["h"])
 
     def sequence(
-        self, u: Tensor, state: State, reset: Tensor, emit: str | Tensor | None = None
+        self, u: Tensor, state: State, reset: Tensor, emit: Emit | None = None
     ) -> tuple[Tensor, State, State | None]:
         """As the base class; what depends on u alone is computed for all T at once."""
         projected, outputs = self._project(u), []

@@ -5,8 +5,18 @@ from typing import Any
 import pytest
 import torch
 
-from worldmodels.backbones.configs import GRUConfig, RSSMConfig
-from worldmodels.config import ActorCriticConfig, Config, WorldModelConfig
+from worldmodels.backbones.configs import (
+    AttentionOptions,
+    DeltaNetConfig,
+    GRUConfig,
+    HybridConfig,
+    Mamba2Config,
+    Mamba3Config,
+    MambaConfig,
+    RSSMConfig,
+    TransformerConfig,
+)
+from worldmodels.config import ActorCriticConfig, Config, ReplayConfig, WorldModelConfig
 from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec
 from worldmodels.objects import Batch
 
@@ -15,7 +25,25 @@ OBS = {
     "planes": ObsSpec((5, 4, 2), "planes"),
     "vector": ObsSpec((3,), "vector"),
 }
-BACKBONES = {"rssm": RSSMConfig(deter=16, hidden=8, blocks=2), "gru": GRUConfig(deter=16)}
+BACKBONES: dict[str, Any] = {
+    config.name: config
+    for config in (
+        RSSMConfig(deter=16, hidden=8, blocks=2),
+        GRUConfig(deter=16),
+        TransformerConfig(width=16, heads=2, window=4),
+        MambaConfig(width=16, state=3),
+        Mamba2Config(width=16, heads=4, state=3, groups=2, chunk=3),
+        Mamba3Config(width=16, heads=4, state=4, groups=2, chunk=3),
+        DeltaNetConfig(width=16, heads=2, key=4, chunk=3),
+        HybridConfig(
+            width=16,
+            mlp=1.5,
+            stack=("mamba2", "attention", "gru"),
+            attention=AttentionOptions(heads=2, window=2),
+        ),
+    )
+}
+"""Every built-in backbone, small."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +61,12 @@ def make_spec():
         return EnvSpec("test", {key: OBS[key] for key in keys}, ActionSpec(action, size))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_backbones() -> dict[str, Any]:
+    """Name -> small options of every built-in backbone."""
+    return BACKBONES
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +88,7 @@ def make_config():
                 free_nats=0.0,  # three groups of four classes would all be free
             ),
             actor_critic=ActorCriticConfig(**behaviour),
+            replay=ReplayConfig(batch_size=4, batch_length=6),
             horizon=10,
         )
 

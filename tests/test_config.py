@@ -26,7 +26,8 @@ _CHOSEN = {
         [CatchConfig(), AtariConfig(sticky=0.25, resize="box"), GymConfig("gym:a.b/C-v1")]
     ),
     "backbone": st.sampled_from([RSSMConfig(deter=8), GRUConfig(deter=3)]),
-    "carry": st.sampled_from(["stored", "zero", "burnin:8"]),
+    "carry": st.sampled_from(["auto", "stored", "zero", "burnin:8"]),
+    "starts": st.sampled_from([0, 64 * 64]),
     "batch_size": st.integers(1, 64),
     "batch_length": st.integers(2, 64),
     "capacity": st.integers(2 * 64 * 64, 10**12),

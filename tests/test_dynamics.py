@@ -1,6 +1,5 @@
 """The dynamics core with both posteriors and every backbone: one window, its parts, its steps."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +10,8 @@ from worldmodels.backbones.base import Backbone, LeafSpec, State
 from worldmodels.config import WorldModelConfig
 from worldmodels.distributions import OneHot
 from worldmodels.dynamics import Dynamics, clip_action
-from worldmodels.registry import backbone_class, backbone_config, backbone_names
+from worldmodels.registry import backbone_class, backbone_names
 
-SMALL = {"rssm": {"deter": 16, "hidden": 8}, "gru": {"deter": 12}}
 B, T, E, A, S, C = 3, 6, 5, 2, 2, 3
 
 
@@ -33,19 +31,26 @@ class Window(Backbone):
         return h, State({"last": u.to(state["last"].dtype)})
 
 
-def build(name: str, posterior: Any) -> Dynamics:
-    config = WorldModelConfig(posterior=posterior, stoch=S, classes=C, hidden=8)
-    if name == "window":
-        backbone = Window(16)
-    else:
-        options = replace(backbone_config(name), **SMALL.get(name, {}))
-        backbone = backbone_class(name)(options, 16)
-    return Dynamics(config, backbone, token_size=E, actions=A).double()
+@pytest.fixture(scope="session")
+def build(small_backbones):
+    """`build("gru", "hx")` in float64; a backbone's name or "window"."""
+
+    def make(name: str, posterior: Any) -> Dynamics:
+        config = WorldModelConfig(posterior=posterior, stoch=S, classes=C, hidden=8)
+        options = small_backbones.get(name)
+        backbone = Window(16) if options is None else backbone_class(name)(options, 16)
+        return Dynamics(config, backbone, token_size=E, actions=A).double()
+
+    return make
+
+
+def double(leaf: Tensor) -> Tensor:
+    return leaf.double() if leaf.is_floating_point() else leaf
 
 
 def carry_of(dynamics: Dynamics, rows: int = B) -> State:
     """A random model state in float64 that the backbone can reach, z exactly one-hot."""
-    carry = dynamics.initial(rows).map(lambda leaf: leaf.double())
+    carry = dynamics.initial(rows).map(double)
     for _ in range(2):
         carry = dynamics.imagine_step(carry, torch.randn(rows, A).double(), None)
     return carry.detach()
@@ -57,7 +62,7 @@ def backbone(request):
 
 
 @pytest.fixture(params=["hx", "x"])
-def dynamics(request, backbone):
+def dynamics(request, backbone, build):
     return build(backbone, request.param)
 
 
@@ -113,7 +118,7 @@ def test_reset_zeroes_h_z_and_action(dynamics, greedy):
     carry = carry_of(dynamics)
     one = dynamics.observe(tokens, action, reset, carry, "all")
     zero = torch.zeros(1, A).double()
-    start = dynamics.initial(1).map(lambda leaf: leaf.double())
+    start = dynamics.initial(1).map(double)
     fresh = dynamics.imagine_step(start, zero, None)["h"][0]
     close(one.h[0, 0], fresh)
     close(one.h[1, 3], fresh)
@@ -182,7 +187,8 @@ def test_timing(dynamics):
 
     def reaches(output: Tensor, source: Tensor) -> list[bool]:
         (grad,) = torch.autograd.grad(output.sum(), source, retain_graph=True, allow_unused=True)
-        return [grad is not None and bool(grad[:, t].any()) for t in range(T)]
+        # Mamba-3 adds and takes away a term of the next row, which leaves rounding.
+        return [grad is not None and bool((grad[:, t].abs() > 1e-14).any()) for t in range(T)]
 
     t = 3
     weight = torch.randn(S, C).double()
@@ -202,13 +208,15 @@ def test_timing(dynamics):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float64", "bfloat16 autocast"])
-def test_latents_are_exact_one_hots(backbone, precision):
+def test_latents_are_exact_one_hots(backbone, precision, build):
     for posterior in ("hx", "x"):
         dynamics = build(backbone, posterior)
         wide = torch.float64 if precision == "float64" else torch.float32
         dynamics = dynamics.to(wide)
         tokens, action, reset = (x.to(wide) if x.is_floating_point() else x for x in window(40))
-        carry = dynamics.initial(B).map(lambda leaf, wide=wide: leaf.to(wide))
+        carry = dynamics.initial(B).map(
+            lambda leaf, wide=wide: leaf.to(wide) if leaf.is_floating_point() else leaf
+        )
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16 autocast"):
             seen = dynamics.observe(tokens, action, reset, carry, "all")
             imagined = dynamics.imagine_step(seen.start, action.flatten(0, 1), None)
@@ -218,7 +226,7 @@ def test_latents_are_exact_one_hots(backbone, precision):
             assert (z.sum(-1) == 1).all()
 
 
-def test_carry_keeps_its_spec_under_autocast(backbone):
+def test_carry_keeps_its_spec_under_autocast(backbone, build):
     """What the replay stores is float32 whatever the networks compute in."""
     for posterior in ("hx", "x"):
         dynamics = build(backbone, posterior).float()
@@ -238,7 +246,7 @@ def test_carry_keeps_its_spec_under_autocast(backbone):
                 assert State.load(found.save(), spec).batch_size == found.batch_size
 
 
-def test_carry_holds_h_once():
+def test_carry_holds_h_once(build):
     rssm, other = build("rssm", "hx"), build("window", "hx")
     assert set(rssm.carry_spec()) == {"h", "z"}
     assert other.carry_spec() == {
@@ -249,10 +257,10 @@ def test_carry_holds_h_once():
 
 
 @pytest.mark.parametrize("posterior", ["hx", "x"])
-def test_posterior_is_an_mlp_on_h_and_tokens(posterior):
+def test_posterior_is_an_mlp_on_h_and_tokens(posterior, build):
     """The tokens' share of the first layer is split off; the result is that of the whole layer."""
     posterior = build("gru", posterior).posterior
-    h, tokens = torch.randn(4, 12).double(), torch.randn(4, E).double()
+    h, tokens = torch.randn(4, 16).double(), torch.randn(4, E).double()
     h = h[:, : posterior.h_size]
     hidden = posterior.norm(posterior.first(torch.cat([h, tokens], 1)))
     close(posterior(posterior.project(tokens), h), posterior.output(posterior.rest(hidden)))

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from worldmodels.backbones.base import Stratified
 from worldmodels.config import OptimizerConfig
 from worldmodels.learner import Learner
 from worldmodels.runtime.fabric import build_fabric
@@ -25,7 +26,7 @@ def parameters(learner: Learner) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("action", ["discrete", "continuous"])
 @pytest.mark.parametrize("posterior", ["hx", "x"])
-@pytest.mark.parametrize("backbone", ["rssm", "gru"])
+@pytest.mark.parametrize("backbone", ["rssm", "gru", "hybrid"])
 def test_update_reaches_every_parameter(
     backbone, posterior, action, precision, make_config, make_spec, make_batch
 ):
@@ -90,22 +91,43 @@ def test_imagined_losses_stop_at_the_features(make_config, make_spec, make_batch
         assert any(g is not None and g.any() for g in grads) == reaches, name
 
 
-def test_starts_are_drawn_without_replacement(make_config, make_spec, make_batch):
+@pytest.mark.parametrize("posterior", ["hx", "x"])
+def test_starts_are_as_many_from_every_row_of_time(posterior, make_config, make_spec, make_batch):
     spec = make_spec("vector")
-    batch = make_batch(spec, 2, 6)
-    learner = learner_of(make_config(starts=5), spec)
+    batch = make_batch(spec, 4, 6)
+    learner = learner_of(make_config("mamba", posterior, starts=12), spec)
     seen = set()
     for _ in range(20):
         _, latents = learner.model_losses(batch)
         index = [tuple(pair) for pair in latents.start_index.tolist()]
-        assert len(set(index)) == len(index) == 5
+        assert len(set(index)) == len(index) == 12
+        assert [t for _, t in index] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
         rows = torch.stack([latents.feature.detach()[b, t] for b, t in index])
         assert torch.equal(latents.start["h"], rows[:, :16])
         seen |= set(index)
-    assert seen == {(b, t) for b in range(2) for t in range(6)}
-    for count in (0, 12, 13):
+    assert seen == {(b, t) for b in range(4) for t in range(6)}
+    for count in (0, 24, 25):
         _, latents = learner_of(make_config(starts=count), spec).model_losses(batch)
-        assert latents.start_index.tolist() == [[b, t] for b in range(2) for t in range(6)]
+        assert latents.start_index.tolist() == [[b, t] for b in range(4) for t in range(6)]
+
+
+@pytest.mark.parametrize("backbone", ["gru", "transformer", "mamba2"])
+@pytest.mark.parametrize("posterior", ["hx", "x"])
+def test_drawn_starts_are_the_states_of_the_whole_pass(
+    backbone, posterior, make_config, make_spec, make_batch
+):
+    spec = make_spec("vector")
+    batch = make_batch(spec, 3, 5)
+    world_model = learner_of(make_config(backbone, posterior), spec).world_model
+    rows = torch.tensor([[2, 0], [1, 2], [0, 1], [2, 1], [0, 2]])
+    torch.manual_seed(1)
+    _, every = world_model(batch, "all")
+    torch.manual_seed(1)
+    _, some = world_model(batch, Stratified(rows))
+    picked = every.start.index((rows * 5 + torch.arange(5)[:, None]).flatten())
+    assert some.start.keys() == picked.keys()
+    for name, leaf in some.start.items():
+        torch.testing.assert_close(leaf, picked[name])
 
 
 def test_burnin_warms_the_carry_up_without_loss(make_config, make_spec, make_batch):

@@ -105,8 +105,8 @@ class ActorCriticConfig:
     imagination_length: int = 15
     """Steps imagined from every start."""
     starts: int = 0
-    """Imagination starts per update, drawn from the batch; 0 uses every row. Stored carries are
-    refreshed at these rows."""
+    """Imagination starts per update, as many from every row of time; 0 uses every row. Stored
+    carries are refreshed at these rows."""
     return_lambda: float = 0.95
     """Mixing of the lambda-returns, imagined and replayed."""
     entropy: float = 3e-4
@@ -137,8 +137,9 @@ class ReplayConfig:
     """Sequences in a batch."""
     batch_length: int = 64
     """Rows of a sequence."""
-    carry: str = "stored"
-    """State before a sequence: `stored`, `zero`, `burnin:K` (K rows without loss) or `continue`."""
+    carry: str = "auto"
+    """State before a sequence: `stored`, `zero`, `burnin:K` (K rows without loss), `continue`, or
+    `auto`: stored where h is all of the backbone's state, else burnin:8."""
     online: bool = True
     """Train on every fresh window once before drawing uniformly."""
     segment: int = 1024
@@ -146,11 +147,11 @@ class ReplayConfig:
 
     def __post_init__(self):
         mode, _, rows = self.carry.partition(":")
-        if self.carry not in ("stored", "zero", "continue") and not (
+        if self.carry not in ("auto", "stored", "zero", "continue") and not (
             mode == "burnin" and rows.isdecimal()
         ):
             raise UserError(
-                f"--replay.carry is stored, zero, continue or burnin:K (as burnin:8), "
+                f"--replay.carry is auto, stored, zero, continue or burnin:K (as burnin:8), "
                 f"not '{self.carry}'"
             )
 
@@ -266,6 +267,13 @@ class Config:
             raise UserError(
                 f"replay.capacity is at least two batches, {2 * batch} rows, "
                 f"not {self.replay.capacity}"
+            )
+
+        starts, length = self.actor_critic.starts, self.replay.batch_length
+        if starts % length and starts < batch:
+            raise UserError(
+                f"actor_critic.starts is a multiple of replay.batch_length, {length}, so that as "
+                f"many start at every row of time, not {starts}"
             )
 
     @property

@@ -177,12 +177,20 @@ def _instance_of(kind: type) -> Callable[[Any], Any]:
     return read
 
 
+def _names(value: Any) -> tuple[str, ...]:
+    words = value.split(",") if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
+        raise ValueError
+    return tuple(word.strip() for word in words)
+
+
 _READERS: Mapping[Any, tuple[str, Callable[[Any], Any]]] = MappingProxyType(
     {
         int: ("a whole number", whole_number),
         float: ("a number", _number),
         str: ("text", _instance_of(str)),
         bool: ("true or false", _instance_of(bool)),
+        tuple[str, ...]: ("a list of names, as a,b,c", _names),
     }
 )
 

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from worldmodels.backbones.base import Backbone, LeafSpec, State, emit_states, gather_rows
+from worldmodels.backbones.base import (
+    Backbone,
+    Emit,
+    LeafSpec,
+    State,
+    Stratified,
+    emit_states,
+    gather_rows,
+)
 from worldmodels.backbones.layers import MLP, Linear, NormSiLU
 from worldmodels.config import WorldModelConfig
 from worldmodels.distributions import OneHot
@@ -96,9 +104,12 @@ class Dynamics(nn.Module):
         prev_action: Tensor,
         reset: Tensor,
         carry: Carry | None,
-        emit: str | Tensor,
+        emit: Emit | Stratified,
     ) -> Observed:
-        """tokens [B, T, E], prev_action [B, T, A], reset [B, T]; emit "all" or (b, t) [M, 2]."""
+        """tokens [B, T, E], prev_action [B, T, A], reset [B, T]; `emit` picks the M starts.
+
+        With posterior `hx` and neither "all" nor `Stratified`, all B * T states are copied.
+        """
         carry = self.initial(tokens.shape[0]) if carry is None else carry
         prev_action = prev_action * ~reset.unsqueeze(-1)
         run = self._observe_sequential if self.sequential else self._observe_parallel
@@ -131,6 +142,7 @@ class Dynamics(nn.Module):
         z = OneHot.from_logits(post, self.config.unimix).sample()
         prev_z = torch.cat([carry["z"].unsqueeze(1), z[:, :-1]], 1) * (~reset)[..., None, None]
         u = self._mix(prev_z, prev_action)
+        emit = emit.index if isinstance(emit, Stratified) else emit
         h, last, emitted = self.backbone.sequence(u, self._state(carry), reset, emit)
         return h, z, post, last, emitted
 

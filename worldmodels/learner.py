@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodels.actor_critic import ActorCritic
+from worldmodels.backbones.base import Emit, Stratified
 from worldmodels.config import Config
 from worldmodels.envs.spec import EnvSpec
 from worldmodels.errors import UserError
@@ -19,7 +20,7 @@ from worldmodels.imagination import imagine
 from worldmodels.objects import Batch, Latents, Rollout
 from worldmodels.optim import LaProp
 from worldmodels.registry import backbone_class
-from worldmodels.world_model import WorldModel, all_rows
+from worldmodels.world_model import WorldModel
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,13 @@ class Learner:
         self.optimizer.step()
         self.actor_critic.update_slow()
 
-    def _starts(self, batch: Batch) -> str | Tensor:
-        """Which rows imagination starts from: all, or `starts` of them without replacement."""
+    def _starts(self, batch: Batch) -> Emit | Stratified:
+        """Which rows imagination starts from: all, or as many at every t, without replacement."""
         count, (size, length) = self.config.actor_critic.starts, batch.reward.shape
         if not count or count >= size * length:
             return "all"
-        rows = all_rows(size, length, batch.reward.device)
-        return rows[torch.randperm(size * length, device=rows.device)[:count]]
+        order = torch.rand(length, size, device=batch.reward.device).argsort(1)
+        return Stratified(order[:, : count // length])
 
     def state_dict(self) -> dict[str, Any]:
         """Everything of the learner that a checkpoint holds."""

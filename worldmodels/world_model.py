@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldmodels.backbones.base import Backbone
+from worldmodels.backbones.base import Backbone, Emit, Stratified, gather_rows
 from worldmodels.config import WorldModelConfig
 from worldmodels.decoders import Decoder
 from worldmodels.distributions import TwoHot, default_bins
@@ -50,20 +50,20 @@ class WorldModel(nn.Module):
         self.reward = Head(self.feature_size, config.units, config.head_layers, bins, scale=0.0)
         self.cont = Head(self.feature_size, config.units, config.head_layers, 1, scale=1.0)
 
-    def forward(self, batch: Batch, emit: str | Tensor) -> tuple[dict[str, Tensor], Latents]:
+    def forward(self, batch: Batch, emit: Emit | Stratified) -> tuple[dict[str, Tensor], Latents]:
         """Losses [B, T] by name, unweighted, and the latents that imagination starts from."""
         shape = batch.reward.shape
         tokens = self.encoder(flatten_rows(batch.obs)).unflatten(0, shape)
         seen = self.dynamics.observe(tokens, batch.prev_action, batch.reset, batch.carry, emit)
         feature = torch.cat([seen.h, seen.z.flatten(2)], -1)
-        index = all_rows(shape[0], shape[1], feature.device) if isinstance(emit, str) else emit
+        rows = all_rows(shape[0], shape[1], feature.device).unflatten(0, shape)
         latents = Latents(
             feature=feature,
             post_logits=seen.post_logits,
             prior_logits=seen.prior_logits,
             start=seen.start.detach(),
-            start_index=index,
-            start_weight=(~batch.is_terminal[index[:, 0], index[:, 1]]).float(),
+            start_index=gather_rows(rows, emit),
+            start_weight=(~gather_rows(batch.is_terminal, emit)).float(),
             last=seen.last.detach(),
         )
         return self._losses(batch, seen, feature), latents

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from worldmodels import registry
+from worldmodels.agent import Agent
 from worldmodels.backbones.configs import GRUConfig
+from worldmodels.config_file import load_config_file
 from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec
 from worldmodels.errors import UserError
 from worldmodels.learner import build_models
 from worldmodels.presets import load_config
+from worldmodels.trainer import train
 
 PAGE = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
 EXAMPLE, CHECK = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -30,45 +33,68 @@ def check_trains(config) -> None:
     """The world model is built with the backbone and a loss reaches its weights."""
     world_model, _ = build_models(config, SPEC)
     carry = world_model.imagine_step(world_model.initial(2), torch.eye(2))
-    assert "backbone.memory" in carry
+    assert "backbone.memory" in carry  # h is stored once
     world_model.predict(carry["h"].new_zeros(2, world_model.feature_size))
     carry["h"].sum().backward()
     backbone = world_model.dynamics.backbone
     assert all(p.grad is not None for p in backbone.parameters())
 
 
-def test_the_example_obeys_every_law(capsys):
-    exec(EXAMPLE + CHECK, {"__name__": "example"})
+def test_the_example_obeys_every_law(tmp_path, monkeypatch, capsys):
+    module("my_lstm", EXAMPLE, tmp_path, monkeypatch)
+    exec(CHECK, {"__name__": "check"})
     assert "a reset cuts the past" in capsys.readouterr().out
 
 
-def test_by_path(tmp_path, monkeypatch):
-    module("leaky", EXAMPLE, tmp_path, monkeypatch)
-    config = load_config("catch", ["demo"], backbone="leaky:Leaky")
-    assert (config.backbone.name, config.backbone.width) == ("leaky:Leaky", 128)
+def test_by_file_and_again_from_a_checkpoint(tmp_path, monkeypatch):
+    (tmp_path / "my_lstm.py").write_text(EXAMPLE)
+    monkeypatch.chdir(tmp_path)
+    config = load_config("catch", ["debug"], backbone="my_lstm.py:LSTM", steps=48)
+    assert config.backbone.name == f"{tmp_path / 'my_lstm.py'}:LSTM"
+    check_trains(config)
+    run = train(config, Path("run").resolve(), quiet=True)
+    monkeypatch.chdir("/")
+    config = load_config_file(run / "config.yaml")
+    assert config.backbone.forget == 1.0
+    agent = Agent.load(run)
+    trained = agent.world_model.dynamics.backbone
+    fresh = type(trained)(config.backbone, trained.input_size)
+    assert not torch.equal(trained.from_h.weight, fresh.from_h.weight)
+    (tmp_path / "my_lstm.py").unlink()
+    registry._module_of.cache_clear()
+    with pytest.raises(UserError, match=r"my_lstm.py:LSTM.*No such file"):
+        load_config_file(run / "config.yaml")
+
+
+def test_by_module(tmp_path, monkeypatch):
+    module("my_lstm", EXAMPLE, tmp_path, monkeypatch)
+    config = load_config("catch", ["demo"], backbone="my_lstm:LSTM")
+    assert (config.backbone.name, config.backbone.width) == ("my_lstm:LSTM", 128)
     check_trains(config)
 
 
 def test_as_a_plug_in(tmp_path, monkeypatch):
-    text = EXAMPLE.replace('"leaky:Leaky"', '"leaky"')
-    module("leaky_plugin", text, tmp_path, monkeypatch)
-    point = EntryPoint("leaky", "leaky_plugin:Leaky", "worldmodels.backbones")
+    module("lstm_plugin", EXAMPLE, tmp_path, monkeypatch)
+    point = EntryPoint("lstm", "lstm_plugin:LSTM", "worldmodels.backbones")
 
     def entry_points(*, group, name=None):
         assert group == "worldmodels.backbones"
-        return [point] if name in (None, "leaky") else []
+        return [point] if name in (None, "lstm") else []
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
-    assert registry.backbone_names() == ["rssm", "gru", "leaky"]
-    check_trains(load_config("catch", ["demo"], backbone="leaky"))
-    with pytest.raises(UserError, match="did you mean 'leaky'"):
-        registry.backbone_class("leakky")
+    assert registry.backbone_names() == [*registry._BUILTIN, "lstm"]
+    assert registry.backbone_config("lstm").name == "lstm"
+    check_trains(load_config("catch", ["demo"], backbone="lstm"))
+    with pytest.raises(UserError, match="did you mean 'lstm'"):
+        registry.backbone_class("lstmm")
 
 
-def test_the_name_must_be_the_configs(tmp_path, monkeypatch):
-    module("leaky_other", EXAMPLE, tmp_path, monkeypatch)
-    with pytest.raises(UserError, match="the default 'leaky_other:Leaky'"):
-        registry.backbone_config("leaky_other:Leaky")
+@pytest.mark.parametrize("config", ["None", "dict", "NoName"])
+def test_a_class_without_options_is_told_what_to_do(config, tmp_path, monkeypatch):
+    text = "from dataclasses import dataclass\n@dataclass\nclass NoName: x: int = 1\n"
+    (tmp_path / "odd.py").write_text(f"{text}class Odd: Config = {config}\n")
+    with pytest.raises(UserError, match="give the class a `Config`"):
+        registry.backbone_config(f"{tmp_path}/odd.py:Odd")
 
 
 def test_the_table_lists_what_is_built_in():
@@ -82,6 +108,7 @@ def test_the_table_lists_what_is_built_in():
         ("rsm", "no backbone 'rsm'; did you mean 'rssm'?"),
         ("nowhere:Leaky", "cannot load 'nowhere:Leaky'"),
         ("math:Leaky", "cannot load 'math:Leaky'"),
+        ("/nowhere/leaky.py:Leaky", "cannot load '/nowhere/leaky.py:Leaky'"),
     ],
 )
 def test_a_wrong_name_is_one_clear_error(name, message):

@@ -10,7 +10,6 @@ from worldmodels.backbones.base import Backbone, LeafSpec, State
 from worldmodels.backbones.testing import BackboneLawError, check_backbone
 from worldmodels.registry import backbone_class, backbone_config, backbone_names
 
-SMALL = {"rssm": {"deter": 16, "hidden": 8}, "gru": {"deter": 12}}
 LAWS = {
     "sizes",
     "initial state",
@@ -29,9 +28,8 @@ LAWS = {
 
 
 @pytest.mark.parametrize("name", backbone_names())
-def test_registered_backbones_obey_every_law(name):
-    config = replace(backbone_config(name), **SMALL.get(name, {}))
-    assert set(check_backbone(backbone_class(name), config)) == LAWS
+def test_registered_backbones_obey_every_law(name, small_backbones):
+    assert set(check_backbone(backbone_class(name), small_backbones[name])) == LAWS
 
 
 @pytest.mark.parametrize(("layers", "blocks"), [(1, 1), (3, 4)])

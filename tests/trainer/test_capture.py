@@ -12,6 +12,7 @@ from worldmodels.distributions import default_bins
 from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec
 from worldmodels.learner import Learner
 from worldmodels.objects import Batch
+from worldmodels.registry import backbone_names
 
 SPECS = {
     "image": (ObsSpec((32, 32, 3), "image"), torch.uint8, ActionSpec("discrete", 4)),
@@ -59,11 +60,29 @@ def fake_batch(config: Config, obs: ObsSpec, dtype: torch.dtype, actions: int) -
     )
 
 
-@pytest.mark.parametrize("starts", [0, 5])
+@pytest.mark.parametrize("starts", [0, 16])
 @pytest.mark.parametrize("kind", SPECS)
 def test_an_update_runs_on_tensors_without_values(tiny: Config, kind: str, starts: int):
+    check_without_values(
+        replace(tiny, actor_critic=replace(tiny.actor_critic, starts=starts)), kind
+    )
+
+
+@pytest.mark.parametrize("posterior", ["hx", "x"])
+@pytest.mark.parametrize("backbone", backbone_names())
+def test_so_it_does_with_every_backbone(tiny: Config, backbone: str, posterior, small_backbones):
+    config = replace(
+        tiny,
+        backbone=small_backbones[backbone],
+        world_model=replace(tiny.world_model, posterior=posterior),
+        actor_critic=replace(tiny.actor_critic, starts=16),
+    )
+    check_without_values(config, "vector")
+
+
+def check_without_values(config: Config, kind: str) -> None:
+    """Two updates on the meta device, where reading a value raises."""
     obs, dtype, action = SPECS[kind]
-    config = replace(tiny, actor_critic=replace(tiny.actor_critic, starts=starts))
     with torch.device("meta"):
         spec = EnvSpec("fake", {kind: obs}, action)
         learner = Learner(config, spec, Bare())

@@ -4,6 +4,7 @@ import errno
 import json
 import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from worldmodels.dry_run import dry_run
 from worldmodels.errors import NonFinite, UserError
 from worldmodels.evaluation import evaluate
 from worldmodels.files import save_tensors
+from worldmodels.registry import backbone_names
 from worldmodels.runtime.checkpoint import Checkpoints
 from worldmodels.system import System
 from worldmodels.trainer import train
@@ -262,16 +264,21 @@ def test_dry_run_reports_time_and_memory(tiny: Config):
     assert 0.05 < report["peak_memory_gib"] < 8
 
 
-@pytest.mark.parametrize("carry", ["zero", "burnin:3", "continue", "stored"])
+@pytest.mark.parametrize(
+    ("backbone", "carry"),
+    [
+        *product(["rssm", "hybrid"], ["zero", "burnin:3", "continue", "stored"]),
+        *((name, "auto") for name in backbone_names()),
+    ],
+)
 @pytest.mark.parametrize("posterior", ["hx", "x"])
-@pytest.mark.parametrize("backbone", ["rssm", "gru"])
 def test_every_choice_runs_through_the_same_loop(tiny: Config, carry, posterior, backbone):
     config = load_config("catch", presets=["debug"], backbone=backbone)
     config = replace(
         config,
         world_model=replace(config.world_model, posterior=posterior),
         replay=replace(config.replay, carry=carry),
-        actor_critic=replace(config.actor_critic, starts=5 if carry == "stored" else 0),
+        actor_critic=replace(config.actor_critic, starts=16 if carry == "stored" else 0),
         threads=1,
     )
     system = System(config, None)

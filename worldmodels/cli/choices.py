@@ -21,7 +21,7 @@ class Choices:
     config: str = ""
     """YAML file of options; they go over the presets."""
     backbone: str = ""
-    """Sequence backbone: a name, or package.module:Class."""
+    """Sequence backbone: a name, file.py:Class or package.module:Class."""
 
 
 AnyChoices = TypeVar("AnyChoices", bound=Choices)

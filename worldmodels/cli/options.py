@@ -32,6 +32,9 @@ from worldmodels.presets import Chosen
 _ENV_FIRST = "the environment comes first, as in `worldmodels train catch --steps 1e4`"
 
 
+_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", tuple[str, ...]: "A,B,..."}
+
+
 class Given(tuple[str, ...]):
     """The words that followed an option."""
 
@@ -145,8 +148,8 @@ def _value_as_text(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
     """Any number of words, so that a missing or a second value gets an error of our own."""
     if get_origin(info.type) is Literal:
         metavar = "{" + ",".join(map(str, get_args(info.type))) + "}"
-    elif info.type in (int, float, str):
-        metavar = {int: "INT", float: "FLOAT", str: "TEXT"}[info.type]
+    elif info.type in _METAVARS:
+        metavar = _METAVARS[info.type]
     else:
         return None
     return PrimitiveConstructorSpec(
@@ -154,8 +157,12 @@ def _value_as_text(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         metavar=metavar,
         instance_from_str=Given,
         is_instance=lambda value: True,
-        str_from_instance=lambda value: [str(value) or "none"],
+        str_from_instance=lambda value: [_shown(value)],
     )
+
+
+def _shown(value: Any) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value) or "none"
 
 
 @cache

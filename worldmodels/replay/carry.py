@@ -24,6 +24,7 @@ Window = tuple[list[int], Carry | None, np.ndarray]
 """Starts of B windows, the carry before them, and which of them have one (bool [B])."""
 MAX_STORED_BYTES = 64 * 1024
 MAX_REDRAWS = 8
+AUTO_BURNIN = 8
 NOWHERE = -(1 << 60)
 """A row id far from all rows: a stream that has not started."""
 
@@ -165,6 +166,17 @@ class Continue:
             if (np.abs(self._next - start) >= rows).all():
                 break
         return start
+
+
+def settle_carry(text: str, spec: Mapping[str, LeafSpec] | None) -> str:
+    """The mode that `auto` stands for; any other text as it is.
+
+    Stored states are cheap and exact where h is the whole state; where a state is a cache or a
+    matrix per row, a few rows of burn-in are cheaper than keeping it.
+    """
+    if text != "auto":
+        return text
+    return "stored" if spec is not None and set(spec) == {"h", "z"} else f"burnin:{AUTO_BURNIN}"
 
 
 def make_carry(

@@ -17,7 +17,7 @@ from worldmodels.errors import UserError
 from worldmodels.objects import Batch, Carry
 from worldmodels.replay.archive import Archive
 from worldmodels.replay.buffers import BufferPool
-from worldmodels.replay.carry import make_carry
+from worldmodels.replay.carry import make_carry, settle_carry
 from worldmodels.replay.checkpoint import (
     load_store,
     open_checkpoint,
@@ -54,7 +54,7 @@ class ReplayOptions(Protocol):
 
     @property
     def carry(self) -> str:
-        """`stored`, `zero`, `burnin:K` or `continue`."""
+        """`auto`, `stored`, `zero`, `burnin:K` or `continue`."""
         ...
 
     @property
@@ -87,7 +87,8 @@ class Replay:
     ):
         self._config = config
         self._layout = RowLayout(spec)
-        self._carry, self.burnin = make_carry(config.carry, carry_spec, config.batch_size)
+        self._carry_mode = settle_carry(config.carry, carry_spec)
+        self._carry, self.burnin = make_carry(self._carry_mode, carry_spec, config.batch_size)
         window = config.batch_length + self.burnin
         self._plan = make_plan(config.capacity, config.segment, num_lanes, window, reserve)
         columns, side = self._layout.columns, self._carry.side_columns
@@ -121,7 +122,8 @@ class Replay:
         return (
             f"replay: newest {plan.capacity} rows of {store.row_bytes / 1024:.1f} KiB, "
             f"{self.bytes / 2**20:.0f} MiB taken now for {store.allocated} segments of "
-            f"{plan.segment_rows} rows, {place}; {order}; carry {self._config.carry}"
+            f"{plan.segment_rows} rows, {place}; {order}; carry {self._carry_mode}"
+            f"{' (auto)' if self._config.carry == 'auto' else ''}"
         )
 
     def eligible(self, length: int) -> int:
