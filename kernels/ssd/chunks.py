@@ -43,18 +43,22 @@ class _Decays:
 
     def __init__(self, decay: Tensor, reset: Tensor | None):
         length, dtype = decay.shape[1], decay.dtype
+        same = torch.ones(length, length, dtype=torch.bool, device=decay.device).tril()[None]
         # Differences of sums in float64: steps that decay by e-100 must not blur their neighbours.
-        total = (decay.double() * math.log2(math.e)).cumsum(1)
+        total = decay.double() * math.log2(math.e)
+        if reset is None:
+            total = total.cumsum(1)
+            into, out = total.exp2(), (total[:, -1:] - total).exp2()
+        else:
+            segment = reset.cumsum(1)
+            same = same & (segment[:, :, None] == segment[:, None, :])
+            total = same.double() @ total  # since the last reset: no bit of the past remains
+            into = total.exp2().masked_fill_((segment > 0)[..., None], 0.0)
+            out = (total[:, -1:] - total).exp2_()
+            out = out.masked_fill_((segment < segment[:, -1:])[..., None], 0.0)
         by_head = total.transpose(1, 2)
         inside = decay.new_empty(*by_head.shape, length)
         torch.sub(by_head[..., None], by_head[..., None, :], out=inside)
-        same = torch.ones(length, length, dtype=torch.bool, device=decay.device).tril()[None]
-        into, out = torch.exp2(total), torch.exp2(total[:, -1:] - total)
-        if reset is not None:
-            segment = reset.cumsum(1)
-            same = same & (segment[:, :, None] == segment[:, None, :])
-            into = into.masked_fill((segment > 0)[..., None], 0.0)
-            out = out.masked_fill((segment < segment[:, -1:])[..., None], 0.0)
         bits = torch.int64 if dtype == torch.float64 else torch.int32
         inside.exp2_().view(bits).bitwise_and_(same[:, None].to(bits).neg_())
         self.inside = inside

@@ -54,11 +54,11 @@ class _Emitted(torch.autograd.Function):
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, decay, B, before, reset, row, step = ctx.saved_tensors
         leaves = [leaf.detach().requires_grad_() for leaf in (x, decay, B, before)]
-        for part in _slices(leaves[3], len(row)):
-            with torch.enable_grad(), no_autocast(leaves[0]):
-                x, decay, B, before = leaves
+        x, decay, B, before = leaves
+        with torch.enable_grad(), no_autocast(x):
+            for part in _slices(before, len(row)):
                 found = _states(x, decay, B, before, reset, row[part], step[part], ctx.chunk)
-            torch.autograd.backward(found, grads[0][part], inputs=leaves)
+                torch.autograd.backward(found, grads[0][part], inputs=leaves)
         return *(leaf.grad for leaf in leaves), None, None, None, None
 
 
@@ -67,15 +67,16 @@ def _states(x, decay, B, before, reset, row, step, chunk: int) -> Tensor:
     length, groups = x.shape[1], B.shape[2]
     number = step // chunk
     steps = number[:, None] * chunk + torch.arange(chunk, device=x.device)
-    past = steps <= step[:, None]
+    past, cut = steps <= step[:, None], None
     places = row[:, None] * length + steps.clamp(max=length - 1)
-    total = decay.flatten(0, 1)[places].double().masked_fill(~past[..., None], 0.0).cumsum(1)
-    weight, carried = total[:, -1:] - total, total[:, -1].exp()
     if reset is not None:
         segment = segments(reset).flatten()
         first, now = places[:, 0], row * length + step
         past = past & (segment[places] == segment[now][:, None])
         cut = (segment[now] > segment[first]) | reset.flatten()[first]
+    total = decay.flatten(0, 1)[places].double().masked_fill(~past[..., None], 0.0).cumsum(1)
+    weight, carried = total[:, -1:] - total, total[:, -1].exp()
+    if cut is not None:
         carried = carried.masked_fill(cut[:, None], 0.0)
     weight = weight.masked_fill(~past[..., None], -torch.inf).exp().to(x.dtype)
     inputs = x.flatten(0, 1)[places] * weight[..., None]
