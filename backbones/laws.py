@@ -73,20 +73,44 @@ class Trial:
         emitted = {k: torch.stack([s[k] for s in states], 1).flatten(0, 1) for k in state}
         return torch.stack(outputs, 1), state, State(emitted)
 
-    def same(self, law: str, found: Tensor, expected: Tensor, what: str) -> None:
-        """Equal shapes, and equal values within the dtype's tolerance."""
+    def same(
+        self, law: str, found: Tensor, expected: Tensor, what: str, at: Tensor | None = None
+    ) -> None:
+        """Equal shapes, and equal values within the dtype's tolerance.
+
+        `at` [N, 2] says which (b, t) each row of axis 0 is; without it, axes 0 and 1 are b and t.
+        """
         shapes = f"has shape {tuple(found.shape)}, not {tuple(expected.shape)}"
         require(found.shape == expected.shape, law, f"{what} {shapes}")
         error = (found.double() - expected.double()).abs()
         relative, absolute = TOLERANCE[self.dtype]
-        holds = bool((error <= absolute + relative * expected.double().abs()).all())
-        require(holds, law, f"{what} differs by up to {float(error.max()):.3g} in {self.dtype}")
+        differs = ~(error <= absolute + relative * expected.double().abs())
+        if differs.any():
+            at = every_row(*found.shape[:2]) if at is None else at
+            b, t = first_of(at, differs)
+            size = f"{what} differs by up to {float(error.max()):.3g} in {self.dtype}"
+            raise BackboneLawError(law, f"{size}, first at (b, t) = ({b}, {t})")
 
-    def same_state(self, law: str, found: State, expected: State, what: str) -> None:
-        """Equal leaves."""
+    def same_state(
+        self, law: str, found: State, expected: State, what: str, at: Tensor | None = None
+    ) -> None:
+        """Equal leaves; `at` [N, 2] as in `same`, by default the rows after step T - 1."""
         require(found.keys() == expected.keys(), law, f"{what} has the leaves {list(found)}")
+        rows = expected.batch_size
+        at = torch.stack([torch.arange(rows), torch.full((rows,), T - 1)], 1) if at is None else at
         for name in expected:
-            self.same(law, found[name], expected[name], f"{what}, leaf '{name}',")
+            self.same(law, found[name], expected[name], f"{what}, leaf '{name}',", at)
+
+
+def every_row(rows: int, length: int) -> Tensor:
+    """Every (b, t) [B * T, 2] in the order b * T + t."""
+    return torch.cartesian_prod(torch.arange(rows), torch.arange(length))
+
+
+def first_of(at: Tensor, differs: Tensor) -> list[int]:
+    """The earliest (b, t) of `at` [N, 2] at which any entry of `differs` [N or B, T, ...] holds."""
+    hit = at[differs.cpu().reshape(len(at), -1).any(1)]
+    return hit[hit[:, 1].argmin()].tolist()
 
 
 def no_reset(u: Tensor) -> Tensor:
@@ -102,6 +126,7 @@ def check_resets(trial: Trial) -> str:
     for cut in ([0, 1, 3], [2, T - 1, 4]):
         reset = (time == torch.tensor(cut)[:, None]).to(u.device)
         kept = reset.cumsum(1).bool()
+        after, ends = kept.nonzero().cpu(), every_row(B, T)[T - 1 :: T]
         other = torch.where(kept[..., None], u, 10 * trial.inputs())
         for name, run in (("sequence", trial.sequence), ("step", trial.stepwise)):
             one, two = run(u, trial.reached(), reset), run(other, trial.reached(), reset)
@@ -111,18 +136,22 @@ def check_resets(trial: Trial) -> str:
                 rows = kept.flatten()
                 pairs[f"emitted state '{leaf}'"] = one[2][leaf][rows], two[2][leaf][rows]
             for what, (a, b) in pairs.items():
-                error = float((a.double() - b.double()).abs().max())
-                require(
-                    torch.equal(a, b),
-                    law,
-                    f"{name}: the {what} after a reset changes by up to {error:.3g} with what came "
-                    "before it",
-                )
+                if not torch.equal(a, b):
+                    error = (a.double() - b.double()).abs()
+                    at = after if len(a) == len(after) else ends
+                    row, t = first_of(at, error > 0)
+                    raise BackboneLawError(
+                        law,
+                        f"{name}: the {what} after a reset changes by up to "
+                        f"{float(error.max()):.3g} with what came before it, first at (b, t) = "
+                        f"({row}, {t})",
+                    )
             for row, t in enumerate(cut):
                 rest = u[row : row + 1, t:]
                 fresh = run(rest, trial.initial(1), no_reset(rest))[0]
                 what = f"{name}: h after a reset, against h from `initial`,"
-                trial.same(law, one[0][row : row + 1, t:], fresh, what)
+                at = torch.stack([torch.full((T - t,), row), torch.arange(t, T)], 1)
+                trial.same(law, one[0][row, t:], fresh[0], what, at)
     return law
 
 
@@ -177,14 +206,15 @@ def check_sequence(trial: Trial, patterns: dict[str, Tensor]) -> list[str]:
     u = trial.inputs()
     for name, reset in patterns.items():
         reset = reset.to(u.device)
-        x, state = u[:, : reset.shape[1]], trial.reached()
+        length = reset.shape[1]
+        x, state = u[:, :length], trial.reached()
         h, last, every = trial.sequence(x, state, reset)
         h2, last2, every2 = trial.stepwise(x, state, reset)
         where = f"with resets '{name}'"
         trial.same(law, h, h2, f"{where}: h of sequence")
         trial.same_state(law, last, last2, f"{where}: the last state of sequence")
-        trial.same_state("emitted states", every, every2, f"{where}: emit='all'")
-        length = reset.shape[1]
+        at = every_row(B, length)
+        trial.same_state("emitted states", every, every2, f"{where}: emit='all'", at)
         picked = torch.stack([torch.randint(B, (9,)), torch.randint(length, (9,))], 1).to(u.device)
         picked[-1] = picked[0]
         h3, _, some = trial.backbone.sequence(x, state, reset, picked)
@@ -192,13 +222,14 @@ def check_sequence(trial: Trial, patterns: dict[str, Tensor]) -> list[str]:
         require(none is None, "emitted states", "emit=None gives a state")
         assert some is not None
         rows = picked[:, 0] * length + picked[:, 1]
-        trial.same_state("emitted states", some, every2.index(rows), f"{where}: emit=index")
+        what = f"{where}: emit=index"
+        trial.same_state("emitted states", some, every2.index(rows), what, picked.cpu())
         for other in (h3, h4):
             trial.same(law, other, h2, f"{where}: h of sequence with another emit")
     first, state = u[:, :1], trial.reached()
     free = trial.backbone.step(first[:, 0], state, None)[0]
     h = trial.stepwise(first, state, no_reset(first))[0]
-    trial.same(law, free, h[:, 0], "h of step without `reset`")
+    trial.same(law, free.unsqueeze(1), h, "h of step without `reset`")
     return [law, "emitted states"]
 
 

@@ -4,6 +4,7 @@ import re
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def test_by_file_and_again_from_a_checkpoint(tmp_path, monkeypatch):
     config = load_config_file(run / "config.yaml")
     assert config.backbone.forget == 1.0
     agent = Agent.load(run)
-    trained = agent.world_model.dynamics.backbone
+    trained: Any = agent.world_model.dynamics.backbone
     fresh = type(trained)(config.backbone, trained.input_size)
     assert not torch.equal(trained.from_h.weight, fresh.from_h.weight)
     (tmp_path / "my_lstm.py").unlink()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worldmodels.backbones.base import Backbone, LeafSpec, State
+from worldmodels.backbones.base import Backbone, LeafSpec, State, gather_rows
 from worldmodels.backbones.testing import BackboneLawError, check_backbone
 from worldmodels.registry import backbone_class, backbone_config, backbone_names
 
@@ -271,3 +271,24 @@ def test_planted_fault_is_named(law, broken):
         check_backbone(broken)
     assert error.value.law == law, error.value
     assert f"law '{law}'" in str(error.value)
+
+
+@pytest.mark.parametrize("late", [0, 3, 6])
+@pytest.mark.parametrize("what", ["h", "emitted"])
+def test_the_first_difference_is_named(late: int, what: str):
+    """A fault from row `late` on is reported there, in the first sequence."""
+
+    class Late(Tiny):
+        def sequence(self, u, state, reset, emit=None):
+            h, last, emitted = super().sequence(u, state, reset, emit)
+            wrong = torch.zeros(u.shape[:2], dtype=u.dtype)
+            wrong[:, late:] = 1
+            if what == "h":
+                return h + wrong.unsqueeze(-1), last, emitted
+            if emit is None or emitted is None:
+                return h, last, None
+            wrong = gather_rows(wrong, emit).unsqueeze(-1)
+            return h, last, State({**emitted, "memory": emitted["memory"] + wrong})
+
+    with pytest.raises(BackboneLawError, match=rf"first at \(b, t\) = \(0, {late}\)"):
+        check_backbone(Late)

@@ -1,9 +1,11 @@
 """The algebra of `State`, against plain indexing of each leaf."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 
-from worldmodels.backbones.base import LeafSpec, State, emit_states, gather_rows
+from worldmodels.backbones.base import LeafSpec, State, Stratified, emit_states, gather_rows
 
 
 @pytest.fixture
@@ -72,6 +74,11 @@ def test_emitted_rows_are_batch_major():
         emitted = emit_states(states, emit)
         assert emitted is not None
         assert torch.equal(emitted["x"], gather_rows(x, emit))
+    drawn = Stratified(torch.tensor([[1, 0], [0, 0], [1, 1]]))
+    assert drawn.index.tolist() == [[1, 0], [0, 0], [0, 1], [0, 1], [1, 2], [1, 2]]
+    emitted = emit_states(states, drawn)
+    assert emitted is not None
+    assert torch.equal(emitted["x"], x[drawn.index[:, 0], drawn.index[:, 1]])
     assert emit_states(states, None) is None
     with pytest.raises(ValueError, match="'most'"):
-        gather_rows(x, "most")
+        gather_rows(x, cast(Any, "most"))
