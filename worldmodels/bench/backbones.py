@@ -14,7 +14,7 @@ import torch
 
 from worldmodels.bench.prediction import Exam, bench_prediction
 from worldmodels.bench.recording import Recording, env_spec, load, record, save
-from worldmodels.bench.sizing import TOLERANCE, Sized, equal_size
+from worldmodels.bench.sizing import TOLERANCE, Row, Sized, equal_sizes
 from worldmodels.bench.speed import SpeedPlan, bench_speed
 from worldmodels.config import Config
 from worldmodels.envs.spec import EnvSpec
@@ -31,6 +31,8 @@ class Plan:
 
     parameters: int
     """Of every world model, within `TOLERANCE`."""
+    exact: bool
+    """Otherwise a total near `parameters` at which there is a width for every backbone."""
     speed: SpeedPlan
     timed: tuple[Posterior, ...]
     """Posteriors whose speed and memory are measured; none leaves that part out."""
@@ -65,8 +67,9 @@ def bench_backbones(
         "reasons": reasons,
         "threads": torch.get_num_threads(),
         "load_before": load,
-        "parameters": plan.parameters,
+        "parameters": next(iter(rows.values()))[0].target,
         "tolerance": TOLERANCE,
+        "machine": describe_machine(),  # now: the checkout may change while this runs
         "models": {sized.name: _describe(sized) for some in rows.values() for sized in some},
     }
     if timed:
@@ -74,16 +77,15 @@ def bench_backbones(
     if learning:
         recording = _recording(configs[0], plan, replay, say)
         report["prediction"] = bench_prediction(learning, recording, plan.exam, fabric, say)
-    return {**report, "machine": describe_machine()}
+    return report
 
 
 def _sized(configs: Sequence[Config], plan: Plan, spec: EnvSpec) -> dict[Posterior, list[Sized]]:
-    """The rows of the comparison by posterior."""
-    return {
-        posterior: [equal_size(config, spec, posterior, plan.parameters) for config in configs]
-        for posterior in ("x", "hx")
-        if posterior in plan.timed + plan.learning
-    }
+    """The rows of the comparison by posterior, all of one size."""
+    wanted: list[Posterior] = [p for p in ("x", "hx") if p in plan.timed + plan.learning]
+    rows = [Row(config, spec, posterior) for posterior in wanted for config in configs]
+    found = iter(equal_sizes(rows, plan.parameters, plan.exact))
+    return {posterior: [next(found) for _ in configs] for posterior in wanted}
 
 
 def _recording(config: Config, plan: Plan, path: Path, say: Callable[[str], None]) -> Recording:

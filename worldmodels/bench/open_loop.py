@@ -42,10 +42,11 @@ class Truth:
 
     def __init__(self, batch: Batch, context: int):
         self.batch, self.context = batch, context
-        self.depths = range(batch.reward.shape[1] - context + 1)
         border = batch.is_first[:, context:].cumsum(1) > 0
         self.inside = torch.cat([torch.ones_like(border[:, :1]), ~border], 1)
         """bool [B, H + 1]: that depth still belongs to the episode of depth 0."""
+        self.depths = range(int(self.inside.any(0).sum()))
+        """Those at which there is something to compare."""
 
     def row(self, depth: int) -> int:
         """The row that a prediction of this depth is about."""

@@ -73,12 +73,21 @@ def _times(speed: dict[str, Any], styles: dict[str, dict[str, Any]]) -> Figure:
                 ]
                 if some:
                     axis.plot(*zip(*some, strict=True), **styles[name])
+            _slope(axis, speed["lengths"])
             axis.set_title(f"{part}, B = {batch}")
             axis.set_yscale("log")
             _length_axis(axis, speed["lengths"])
         axes[0].set_ylabel("ms, forward and backward")
     _legend(figure, grid[0, -1])
     return figure
+
+
+def _slope(axis: Any, lengths: Sequence[int]) -> None:
+    """What growth in proportion to T looks like, through the highest point."""
+    points = [(y, x) for line in axis.lines for x, y in line.get_xydata()]
+    high, at = max(points)
+    ends = [min(lengths), max(lengths)]
+    axis.plot(ends, [1.3 * high * t / at for t in ends], ":", color="grey", label="~ T")
 
 
 def _length_axis(axis: Any, lengths: Sequence[int]) -> None:

@@ -16,6 +16,7 @@ import torch
 from worldmodels.bench.open_loop import QUANTITIES, Errors, Truth, constant, copied, imagined
 from worldmodels.bench.recording import HELD_OUT, LANES, Recording
 from worldmodels.bench.sizing import Sized
+from worldmodels.bench.subject import fewest_starts
 from worldmodels.config import Config
 from worldmodels.errors import UserError
 from worldmodels.learner import build_models
@@ -55,8 +56,8 @@ def bench_prediction(
     for sized in rows:
         results = []
         for seed in exam.seeds:
+            say(f"{sized.name}, seed {seed}: {exam.updates} updates")
             results.append(_one(sized, recording, exam, tests, seed, fabric))
-            say(f"{sized.name}, seed {seed}: {exam.updates} updates learnt and tested")
         by_row[sized.name] = {
             **{name: _medians([result[name] for result in results]) for name in QUANTITIES},
             "seconds_per_update": median(result["seconds_per_update"] for result in results),
@@ -131,7 +132,8 @@ def learn(model: WorldModel, replay: Replay, config: Config, updates: int, fabri
     """`updates` updates of the world model alone; returns the seconds that they took."""
     options, optimizer = config.replay, _optimizer(model, config)
     module, optimizer = fabric.setup_module(model), fabric.setup_optimizers(optimizer)
-    start = torch.zeros(1, 2, dtype=torch.int64, device=fabric.device)  # nothing is imagined
+    # Nothing is imagined while it learns.
+    start = fewest_starts(model.dynamics.sequential, options.batch_length, fabric.device)
     began = perf_counter()
     for _ in range(updates):
         batch = replay.sample(options.batch_size, options.batch_length).to(fabric.device)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -113,7 +114,7 @@ def load(path: Path, env: Any) -> Recording:
         with np.load(path) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, BadZipFile, ValueError, KeyError) as error:
         raise UserError(f"{path} cannot be read as a recorded replay ({error})") from error
     if about["env"] != asdict(env):
         raise UserError(

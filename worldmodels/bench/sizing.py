@@ -4,7 +4,7 @@ Everything else of the world model (encoder, decoder, heads, latents, the backbo
 stays as it is, so the rows of a comparison differ in the backbone and its width alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
@@ -55,38 +55,63 @@ class Width(NamedTuple):
     parameters: int
 
 
-def equal_size(
-    config: Config,
-    spec: EnvSpec,
-    posterior: Literal["x", "hx"],
-    target: int,
-    tolerance: float = TOLERANCE,
-) -> Sized:
-    """`config` with its backbone at the width whose world model is nearest to `target`."""
-    config = replace(config, world_model=replace(config.world_model, posterior=posterior))
-    option = width_option(config.backbone)
+class Row:
+    """A backbone and a posterior whose width is still to be found."""
 
-    def with_width(width: int) -> Config:
-        return replace(config, backbone=replace(config.backbone, **{option: width}))
+    def __init__(self, config: Config, spec: EnvSpec, posterior: Literal["x", "hx"]):
+        model = replace(config.world_model, posterior=posterior)
+        self.config, self.spec = replace(config, world_model=model), spec
+        self.name = row_name(config.backbone.name, posterior)
+        self.option = width_option(config.backbone)
+        self._counts: dict[int, int | None] = {}
 
-    def count(width: int) -> int | None:
-        try:
-            return count_parameters(with_width(width), spec)
-        except (ValueError, UserError):  # a width that this backbone cannot have
-            return None
+    def at(self, width: int) -> Config:
+        """The configuration of one width."""
+        return replace(self.config, backbone=replace(self.config.backbone, **{self.option: width}))
 
-    found = nearest_width(count, target, tolerance)
-    label = row_name(config.backbone.name, posterior)
-    if found is None:
-        raise UserError(f"backbone {label} can be built with no {option} that was tried")
-    sized = Sized(label, with_width(found.width), option, found.parameters, target)
-    if abs(sized.deviation) > tolerance:
-        raise UserError(
-            f"backbone {label} has no {option} at which its world model has {target:,} parameters "
-            f"within {tolerance:.0%}: the nearest, {option} {sized.width}, gives "
-            f"{sized.parameters:,} ({sized.deviation:+.1%}); choose another --parameters"
-        )
-    return sized
+    def count(self, width: int) -> int | None:
+        """Parameters of the world model; None for a width that this backbone cannot have."""
+        if width not in self._counts:
+            try:
+                self._counts[width] = count_parameters(self.at(width), self.spec)
+            except (ValueError, UserError):
+                self._counts[width] = None
+        return self._counts[width]
+
+    def nearest(self, target: int) -> Sized:
+        """The width whose world model is nearest to `target` parameters."""
+        found = nearest_width(self.count, target)
+        if found is None:
+            raise UserError(
+                f"backbone {self.name} can be built with no {self.option} that was tried"
+            )
+        return Sized(self.name, self.at(found.width), self.option, found.parameters, target)
+
+
+def equal_sizes(rows: Sequence[Row], target: int, exact: bool) -> list[Sized]:
+    """Every row within `TOLERANCE` of `target`, or, unless `exact`, of a total near it."""
+    for near in [target] if exact else _around_total(target):
+        found = [row.nearest(near) for row in rows]
+        if all(_fits(sized) for sized in found):
+            return found
+    worst = max((row.nearest(target) for row in rows), key=lambda sized: abs(sized.deviation))
+    others = [t for t in _around_total(target) if all(_fits(row.nearest(t)) for row in rows)]
+    raise UserError(
+        f"backbone {worst.name} has no {worst.option} at which its world model has {target:,} "
+        f"parameters within {TOLERANCE:.0%}: the nearest, {worst.option} {worst.width}, gives "
+        f"{worst.parameters:,} ({worst.deviation:+.1%}); "
+        + (f"--parameters {others[0]} suits all" if others else "choose another --parameters")
+    )
+
+
+def _fits(sized: Sized) -> bool:
+    return abs(sized.deviation) <= TOLERANCE
+
+
+def _around_total(target: int) -> list[int]:
+    """`target`, then totals up to a quarter off, the nearest first."""
+    shares = sorted(range(-25, 26), key=abs)
+    return [target + target * share // 100 for share in shares]
 
 
 def row_name(backbone: str, posterior: str) -> str:
@@ -124,18 +149,16 @@ def _count(config: Config, spec: EnvSpec) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def nearest_width(
-    count: Callable[[int], int | None], target: int, tolerance: float
-) -> Width | None:
+def nearest_width(count: Callable[[int], int | None], target: int) -> Width | None:
     """The width whose `count` is nearest to `target`; `count` rises, and is None for no fit.
 
-    Coarse widths are preferred where one of them lies within `tolerance`.
+    Coarse widths are preferred where one of them lies within `TOLERANCE`.
     """
     found = []
     for step in STEPS:
         found += _around(count, target, step)
         best = min(found, key=lambda width: abs(width.parameters - target), default=None)
-        if best is not None and abs(best.parameters / target - 1) <= tolerance:
+        if best is not None and abs(best.parameters / target - 1) <= TOLERANCE:
             return best
     return min(found, key=lambda width: abs(width.parameters - target), default=None)
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldmodels.backbones.base import Stratified
 from worldmodels.bench.sizing import Sized
 from worldmodels.envs.spec import EnvSpec
 from worldmodels.learner import build_models
@@ -25,6 +26,13 @@ IMAGINED_STEPS = 15
 CONTEXT = 64
 """Rows behind the states that acting and imagination start from, so that no memory is empty."""
 Call = Callable[[], Any]
+
+
+def fewest_starts(sequential: bool, length: int, device: torch.device) -> Tensor | Stratified:
+    """One start, or, with posterior `hx`, none: there, an index copies all states first."""
+    if sequential:
+        return Stratified(torch.zeros(length, 0, dtype=torch.int64, device=device))
+    return torch.zeros(1, 2, dtype=torch.int64, device=device)
 
 
 class Subject:
@@ -71,13 +79,13 @@ class Subject:
 
         return call
 
-    def observe(self, batch: int, length: int, emit: str | Tensor | None = None) -> Call:
+    def observe(self, batch: int, length: int, all_starts: bool = False) -> Call:
         """Forward and backward of posterior, backbone and prior over tokens [B, T, E].
 
-        `emit` says which states are handed out as imagination starts; one of them by default.
+        It hands out all B * T states as imagination starts, or as few as it can.
         """
         inputs = self._inputs(batch, length)
-        rows = torch.zeros(1, 2, dtype=torch.int64, device=self.device) if emit is None else emit
+        rows = "all" if all_starts else fewest_starts(self.sequential, length, self.device)
 
         def call() -> Carry:
             with self.autocast():

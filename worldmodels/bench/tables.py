@@ -7,8 +7,8 @@ from worldmodels.bench.open_loop import QUANTITIES
 from worldmodels.bench.speed import PARTS
 
 _PARTS = {
-    "sequence": "the backbone's `sequence` alone",
-    "observe": "posterior, backbone and prior (`observe`)",
+    "sequence": "the backbone alone (sequence)",
+    "observe": "posterior, backbone and prior (observe)",
 }
 
 
@@ -95,7 +95,7 @@ def _singles(speed: dict[str, Any]) -> Table:
         "One step, imagination, and what a state costs",
         f"Step: one stream, acting. Imagined: {speed['starts']:,} rows at a time, no gradient. "
         f"Start: h, z and the backbone's state of one row. Starts: {starts:,} of them handed out "
-        "by one `observe`, the peak memory and the time that this adds to it.",
+        "by one observe, the peak memory and the time that this adds to it.",
         (
             "model",
             "step ms",
@@ -118,8 +118,8 @@ def _peaks(speed: dict[str, Any]) -> Table:
         cells = [_number(points.get(t, {}).get("peak_bytes"), 2**-20) for t in lengths]
         rows.append([name, *cells])
     return Table(
-        f"Peak memory of `observe` forward and backward, MiB, B = {batch}",
-        "Tensors alive at a time, beyond parameters and inputs; one start handed out.",
+        f"Peak memory of observe forward and backward, MiB, B = {batch}",
+        "Tensors alive at a time, beyond parameters and inputs; at most one start handed out.",
         ("model", *(f"T={t}" for t in lengths)),
         rows,
     )

@@ -29,8 +29,11 @@ def race(
 ) -> dict[Key, float]:
     """Median seconds by key; the functions take turns, so that a busy moment hits them alike."""
     times: dict[Key, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        function()  # the first call allocates and compiles
+    for name, function in functions.items():
+        try:
+            function()  # the first call allocates and compiles
+        except Exception as error:  # a backbone of the user's own may fail in any way
+            raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
     for _ in range(repeats):
         for name, function in functions.items():
             times[name].append(seconds(function, device))

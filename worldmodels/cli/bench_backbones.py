@@ -20,7 +20,6 @@ from worldmodels.registry import backbone_names
 POSTERIORS = ("x", "hx", "none")
 QUICK: dict[str, Any] = {
     "preset": ["debug"],
-    "parameters": 40_000,
     "lengths": [4, 8],
     "batches": [2],
     "hx_length": 4,
@@ -61,11 +60,12 @@ def run(argv: list[str]) -> None:
 
 
 def _configs(args: argparse.Namespace) -> list[Config]:
-    """One configuration per backbone; they differ in nothing else."""
-    names = list(dict.fromkeys(args.backbone or backbone_names()))
+    """One configuration per backbone, named ones before paths; they differ in nothing else."""
+    paths = [name for name in args.backbone if ":" in name]
+    names = [name for name in args.backbone if name not in paths] or backbone_names()
     chosen = [
         choose_config(args.env, args.preset, args.config, name, device=args.device).config
-        for name in names
+        for name in dict.fromkeys(names + paths)
     ]
     return [replace(config, device=args.device, precision=args.precision) for config in chosen]
 
@@ -93,7 +93,8 @@ def _plan(args: argparse.Namespace) -> Any:
     timed, learning = _posteriors(args, "speed"), _posteriors(args, "prediction")
     if not timed + learning:
         raise UserError("--speed none --prediction none leaves nothing to measure")
-    return Plan(args.parameters, speed, timed, args.rows, exam, learning)
+    near = args.parameters or (100_000 if args.quick else 1_000_000)
+    return Plan(near, bool(args.parameters), speed, timed, args.rows, exam, learning)
 
 
 def _posteriors(args: argparse.Namespace, option: str) -> tuple[Any, ...]:
@@ -125,22 +126,29 @@ def _parser(quick: bool) -> Parser:
     )
     add = parser.add_argument
     names = ", ".join(backbone_names())
-    add("env", nargs="?", default="catch", metavar="ENV", help="environment (default: catch)")
+    add(
+        "env",
+        nargs="?",
+        default="memory:catch",
+        metavar="ENV",
+        help="environment (default: memory:catch)",
+    )
     add(
         "--backbone",
         nargs="+",
         metavar="NAME",
         action="extend",
-        help=f"names or package.module:Class (default: {names})",
+        default=[],
+        help=f"names (default: {names}); a path package.module:Class joins them",
     )
     add("--preset", nargs="+", metavar="NAME", help="presets (default: those of ENV)")
     add("--config", metavar="FILE", help="YAML file of options, over the presets")
     add(
         "--parameters",
         type=count,
-        default=1_000_000,
         metavar="N",
-        help="of every world model, within 3%%; the backbone's width is solved for",
+        help="of every world model, within 3%%; the backbone's width is solved for "
+        "(default: the total nearest to 1,000,000 at which every backbone has a width)",
     )
     add("--device", default="auto", help="auto, cpu or cuda")
     add("--precision", default="auto", choices=("auto", "32", "bf16"))
