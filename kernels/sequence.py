@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 Emit = Literal["all"] | Tensor | None
-"""No states, all of them in the order b * T + t, or those at int64 positions [M, 2] of (b, t)."""
+"""No states, all of them ("all", in the order b * T + t), or those at int64 [M, 2] of (b, t).
+
+Positions may repeat. States may share memory with what the backward needs: do not write into them.
+"""
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:
