@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldmodels.backbones.base import State
+from worldmodels.backbones.base import Emit, State
 from worldmodels.backbones.configs import Mamba3Options
 from worldmodels.backbones.mamba3 import Mamba3, add_turns, heavy_tail, segmented_cumsum
 from worldmodels.backbones.testing import check_backbone
@@ -164,10 +164,9 @@ def test_sequence_is_the_recurrence(config, length):
     u, state, reset = draw(model, length)
     expected, states = absolute(model, u, state, reset)
     picked = torch.stack([torch.randint(B, (9,)), torch.randint(length, (9,))], 1)
-    for emit, rows in (
-        ("all", torch.cartesian_prod(*map(torch.arange, (B, length)))),
-        (picked,) * 2,
-    ):
+    every = torch.cartesian_prod(torch.arange(B), torch.arange(length))
+    emits: list[tuple[Emit, Tensor]] = [("all", every), (picked, picked)]
+    for emit, rows in emits:
         h, last, emitted = model.sequence(u, state, reset, emit)
         torch.testing.assert_close(h, expected, rtol=1e-10, atol=1e-10)
         same_state(last, states[-1])
