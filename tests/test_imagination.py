@@ -57,7 +57,7 @@ def test_action_i_leads_to_state_i_plus_1():
 
 
 @pytest.mark.parametrize("action", ["discrete", "continuous"])
-@pytest.mark.parametrize("backbone", ["rssm", "gru"])
+@pytest.mark.parametrize("backbone", ["rssm", "gru", "hybrid"])
 def test_rollout_of_the_real_parts(backbone, action, make_config, make_spec, make_batch):
     spec = make_spec("vector", action=action)
     world_model, actor_critic = build_models(make_config(backbone), spec)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from worldmodels.agent import Agent
 from worldmodels.dream import dream
 from worldmodels.presets import load_config
+from worldmodels.registry import backbone_names
 from worldmodels.trainer import train
 
 pytestmark = pytest.mark.slow
@@ -27,7 +29,9 @@ def test_the_demo_learns_catch_and_its_dynamics(seed: int, tmp_path: Path):
     assert told["error"] < 0.1 * told["copy_error"]
 
 
-@pytest.mark.parametrize(("backbone", "posterior"), [("gru", "hx"), ("gru", "x"), ("rssm", "x")])
+@pytest.mark.parametrize(
+    ("backbone", "posterior"), [*product(backbone_names(), ["x"]), ("gru", "hx"), ("hybrid", "hx")]
+)
 def test_every_backbone_and_posterior_learns_catch(backbone: str, posterior: str, tmp_path: Path):
     config = load_config("catch", ["demo"], backbone=backbone)
     config = replace(config, world_model=replace(config.world_model, posterior=posterior))

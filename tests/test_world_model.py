@@ -36,7 +36,7 @@ def test_signatures():
 
 
 @pytest.mark.parametrize("posterior", ["hx", "x"])
-@pytest.mark.parametrize("backbone", ["rssm", "gru"])
+@pytest.mark.parametrize("backbone", ["rssm", "gru", "hybrid"])
 def test_losses_are_those_of_the_latents(backbone, posterior, build, make_spec, make_batch):
     """Each loss [B, T] from the returned feature and logits, by the formula."""
     model = build("image", "vector", backbone=backbone, posterior=posterior)

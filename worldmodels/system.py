@@ -116,6 +116,9 @@ class System:
         config, spec = self.config, self.envs.spec
         models = (self.learner.world_model, self.learner.actor_critic)
         counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in models]
+        state = self.agent.initial(1).carry.nbytes_per_row
+        batch = config.replay.batch_size * config.replay.batch_length
+        starts = config.actor_critic.starts or batch
         kernels = [dispatch.choose(name) for name in dispatch.OPERATORS]
         return [
             *self.reasons,
@@ -125,11 +128,12 @@ class System:
             + f"; {spec.action.size} {spec.action.kind} actions; frame skip {spec.frame_skip}",
             f"world model {counts[0]:,} parameters (backbone {config.backbone.name}, posterior "
             f"{config.world_model.posterior}), actor-critic {counts[1]:,}; model state "
-            f"{self.agent.initial(1).carry.nbytes_per_row / 1024:.1f} KiB",
+            f"{state / 1024:.1f} KiB; imagination starts from {starts}, "
+            f"{starts * state / 2**20:.1f} MiB",
             self.replay.describe(),
             f"train ratio {config.train_ratio:g} replayed rows per agent step = "
-            f"{config.updates_per_step:.4g} updates per agent step, from "
-            f"{config.replay.batch_size * config.replay.batch_length} rows in the replay on",
+            f"{config.updates_per_step:.4g} updates per agent step, from {batch} rows in the "
+            "replay on",
         ]
 
     def save(self, folder: Path) -> dict[str, Any]:

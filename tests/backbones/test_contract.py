@@ -7,6 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from worldmodels.backbones.base import Backbone, LeafSpec, State, gather_rows
+from worldmodels.backbones.configs import (
+    AttentionOptions,
+    DeltaNetOptions,
+    HybridConfig,
+    Mamba2Options,
+    Mamba3Options,
+    MambaOptions,
+)
+from worldmodels.backbones.stack import MIXERS, Hybrid
 from worldmodels.backbones.testing import BackboneLawError, check_backbone
 from worldmodels.registry import backbone_class, backbone_config, backbone_names
 
@@ -36,6 +45,29 @@ def test_registered_backbones_obey_every_law(name, small_backbones):
 def test_rssm_variants(layers, blocks):
     config = replace(backbone_config("rssm"), deter=16, hidden=8, layers=layers, blocks=blocks)
     check_backbone(backbone_class("rssm"), config, input_size=5)
+
+
+def test_a_stack_of_every_kind_of_block():
+    config = HybridConfig(
+        width=8,
+        stack=tuple(MIXERS),
+        attention=AttentionOptions(heads=2, window=2),
+        mamba=MambaOptions(state=2),
+        mamba2=Mamba2Options(heads=2, state=2, chunk=3),
+        mamba3=Mamba3Options(heads=2, state=4, chunk=3),
+        deltanet=DeltaNetOptions(heads=2, key=3, chunk=3),
+    )
+    check_backbone(Hybrid, config, dtypes=(torch.float64,))
+
+
+def test_a_stack_names_what_is_wrong():
+    for options, message in (
+        ({"stack": ()}, "at least one block"),
+        ({"stack": ("mamba2", "mamba9")}, "no block is called 'mamba9'; there are attention"),
+        ({"stack": ("attention",), "width": 10}, r"width 10 is no multiple of 2 \* heads = 8"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Hybrid(HybridConfig(**options), 6)
 
 
 @dataclass(frozen=True)

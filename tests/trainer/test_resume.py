@@ -13,19 +13,22 @@ import pytest
 
 from worldmodels.runtime.checkpoint import Checkpoints, step_of
 
-ENVS = {
+PARALLEL = ["--backbone", "hybrid", "--world-model.posterior", "x", "--actor-critic.starts", "8"]
+RUNS = {
     # Episodes of 10 rows: many ends; two environments.
-    "catch": ["--steps", "400", "--num-envs", "2"],
+    "catch": ["catch", "--steps", "400", "--num-envs", "2"],
+    # The same with scans and caches as model states, burn-in and drawn starts.
+    "catch, parallel": ["catch", *PARALLEL, "--steps", "240", "--num-envs", "2"],
     # Hundreds of rows an episode: every kill is in mid-episode; sticky actions draw randomly.
-    "atari:Pong": ["--steps", "120", "--num-envs", "1", "--env.sticky", "0.25"],
+    "atari:Pong": ["atari:Pong", "--steps", "120", "--num-envs", "1", "--env.sticky", "0.25"],
 }
 
 
-def command(env: str, run: Path) -> list[str]:
+def command(kind: str, run: Path) -> list[str]:
     return [
-        *[sys.executable, "-m", "worldmodels", "train", env, "--preset", "debug"],
+        *[sys.executable, "-m", "worldmodels", "train", *RUNS[kind], "--preset", "debug"],
         *["--deterministic", "--threads", "1", "--checkpoint.minutes", "0.005"],
-        *["--log.every", "20", "--evaluation.every", "60", "--run", str(run), *ENVS[env]],
+        *["--log.every", "20", "--evaluation.every", "60", "--run", str(run)],
     ]
 
 
@@ -57,11 +60,11 @@ def newest(run: Path) -> int:
     return max(map(step_of, Checkpoints(run / "checkpoints").steps()), default=0)
 
 
-@pytest.mark.parametrize("env", ENVS)
-def test_killed_and_resumed_equals_never_killed(env: str, tmp_path: Path):
-    whole = start(command(env, tmp_path / "whole"))
+@pytest.mark.parametrize("kind", RUNS)
+def test_killed_and_resumed_equals_never_killed(kind: str, tmp_path: Path):
+    whole = start(command(kind, tmp_path / "whole"))
     killed = tmp_path / "killed"
-    process, kills = start(command(env, killed)), 0
+    process, kills = start(command(kind, killed)), 0
     for _ in range(2):
         wait_for_checkpoint(killed, process, newest(killed))
         time.sleep(random.uniform(0, 0.5))
