@@ -61,13 +61,16 @@ def test_a_stack_of_every_kind_of_block():
 
 
 def test_a_stack_names_what_is_wrong():
-    for options, message in (
-        ({"stack": ()}, "at least one block"),
-        ({"stack": ("mamba2", "mamba9")}, "no block is called 'mamba9'; there are attention"),
-        ({"stack": ("attention",), "width": 10}, r"width 10 is no multiple of 2 \* heads = 8"),
+    for config, message in (
+        (HybridConfig(stack=()), "at least one block"),
+        (HybridConfig(stack=("mamba9",)), "no block is called 'mamba9'; there are attention"),
+        (
+            HybridConfig(stack=("attention",), width=10),
+            r"width 10 is no multiple of 2 \* heads = 8",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
-            Hybrid(HybridConfig(**options), 6)
+            Hybrid(config, 6)
 
 
 @dataclass(frozen=True)
