@@ -169,10 +169,10 @@ def _parser(quick: bool) -> Parser:
         help="posteriors that are timed, or none (default: x hx)",
     )
     _numbers(speed, "--lengths", [16, 64, 256, 1024], "rows of time T")
-    _numbers(speed, "--batches", [4, 16], "sequences in a batch B")
+    _numbers(speed, "--batches", [2, 8], "sequences in a batch B")
     _number(speed, "--hx-length", 64, "longest T for posterior hx, a loop for every backbone")
     _number(speed, "--starts", 1024, "rows imagined at a time")
-    _number(speed, "--repeats", 5, "measurements, in turn over the backbones; medians count")
+    _number(speed, "--repeats", 3, "measurements, in turn over the backbones; medians count")
     learn = parser.add_argument_group("prediction")
     add = learn.add_argument
     add(
@@ -188,8 +188,8 @@ def _parser(quick: bool) -> Parser:
         help="recorded replay; is recorded where there is none (default: replay.npz in --out)",
     )
     _number(learn, "--rows", 20_000, "rows to record, of random play")
-    _number(learn, "--updates", 500, "updates of every world model")
-    _number(learn, "--context", 8, "rows observed before imagining")
+    _number(learn, "--updates", 400, "updates of every world model")
+    _number(learn, "--context", 16, "rows observed before imagining")
     _number(learn, "--horizon", 15, "rows imagined")
     _number(learn, "--windows", 512, "held-out windows")
     _number(learn, "--samples", 8, "imagined futures per window, averaged")
