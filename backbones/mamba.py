@@ -35,13 +35,12 @@ class Mamba(Backbone):
         self.conv1d = nn.Conv1d(inner, inner, config.conv, groups=inner)
         self.x_proj = nn.Linear(inner, self.rank + 2 * config.state, bias=False)
         self.dt_proj = nn.Linear(self.rank, inner)
+        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
+        self.dt_proj.bias = nn.Parameter(initial_delta_bias(inner))
         rates = torch.arange(1, config.state + 1, dtype=torch.float32)
         self.A_log = nn.Parameter(rates.log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, input_size, bias=False)
-        nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
-        with torch.no_grad():
-            self.dt_proj.bias.copy_(initial_delta_bias(inner))
 
     def state_spec(self) -> dict[str, LeafSpec]:
         """`conv` [W - 1, I] raw inputs and `ssm` [I, N]."""
