@@ -104,7 +104,7 @@ class DeltaNetOptions:
     """Largest write strength; above 1 a state can change its sign (state tracking)."""
     conv: int = 4
     """Rows that the short convolution sees."""
-    chunk: int = 64
+    chunk: int = 32
     """Rows that are computed as one block of matrix products."""
 
 
