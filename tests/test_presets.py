@@ -30,7 +30,7 @@ LADDER = {
 
 
 def test_the_names():
-    assert preset_names() == ["atari100k", "debug", "demo", "dreamerv3", "small", *LADDER]
+    assert preset_names() == ["atari100k", "debug", "demo", "dreamerv3", "memory", "small", *LADDER]
     with pytest.raises(UserError, match="no preset 'size12'; did you mean 'size12m'"):
         load_preset("size12")
 
@@ -91,6 +91,7 @@ def test_a_backbone_that_a_preset_does_not_know_keeps_its_defaults(monkeypatch):
     [
         ("catch", False, ["demo"]),
         ("catch", True, ["demo"]),
+        ("memory:tmaze-4", False, ["memory"]),
         ("minatar:breakout", True, ["small"]),
         ("gym:CartPole-v1", False, ["small"]),
         ("my.module:Env", False, ["small"]),

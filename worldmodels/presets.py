@@ -52,6 +52,8 @@ def default_presets(env_name: str, on_gpu: bool) -> list[str]:
     """The presets of a run that names none."""
     if env_name == "catch":
         return ["demo"]
+    if env_name.startswith("memory:"):
+        return ["memory"]
     if not _is_atari(env_name):
         return ["small"]
     if on_gpu:
