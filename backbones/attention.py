@@ -53,17 +53,19 @@ class Attention(Backbone):
 
     def step(self, u: Tensor, state: State, reset: Tensor | None) -> tuple[Tensor, State]:
         """u [N, D] -> mixed [N, D], state; writes one slot and attends to all that are filled."""
-        position = state["position"]
-        if reset is not None:
-            position = position.masked_fill(reset, 0)
-        query, key, value = self._project(u.unsqueeze(1), position.unsqueeze(1))
+        position, caches = state["position"], (state["key"], state["value"])
         slots = torch.arange(self.window, device=u.device)
-        slot = position % self.window
-        kept = (slots < position.unsqueeze(1)) & (slots != slot.unsqueeze(1))  # [N, C]
-        rows = torch.arange(u.shape[0], device=u.device)
+        if reset is None:  # what lies beyond the position is zero already
+            caches = [cache.clone() for cache in caches]
+        else:
+            position = position.masked_fill(reset, 0)
+            empty = (slots >= position.unsqueeze(1))[..., None, None]  # [N, C, 1, 1]
+            caches = [cache.masked_fill(empty, 0) for cache in caches]
+        query, key, value = self._project(u.unsqueeze(1), position.unsqueeze(1))
+        slot = torch.arange(u.shape[0], device=u.device), position % self.window
         keys, values = (
-            state[name].masked_fill(~kept[..., None, None], 0).index_put_((rows, slot), new[:, 0])
-            for name, new in (("key", key), ("value", value))
+            cache.index_put_(slot, new[:, 0])
+            for cache, new in zip(caches, (key, value), strict=True)
         )
         mixed = self._attend(query, keys, values, (slots <= position.unsqueeze(1)).unsqueeze(1))
         after = {"key": keys, "value": values, "position": _wrap(position + 1)}
