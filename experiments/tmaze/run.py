@@ -189,11 +189,15 @@ def main() -> None:
                     if (length, name, seed) not in done:
                         folder = options.runs / f"{length}-{name}-{seed}"
                         waiting.append(pool.submit(run, tasks[name], length, seed, folder))
-        for future in as_completed(waiting):
-            runs.append(future.result())
-            write(options.out, header, runs)
-            shown = ("length", "backbone", "seed", "success", "learned_at", "cpu_seconds")
-            print(*(f"{key} {runs[-1][key]}" for key in shown), flush=True)
+        try:
+            for future in as_completed(waiting):
+                runs.append(future.result())
+                write(options.out, header, runs)
+                shown = ("length", "backbone", "seed", "success", "learned_at", "cpu_seconds")
+                print(*(f"{key} {runs[-1][key]}" for key in shown), flush=True)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # what runs is saved by its own Ctrl-C
+            raise
     print(table(runs))
     plot(runs, options.out / "success.png")
 
