@@ -163,7 +163,7 @@ class Attention(Backbone):
 
 def _wrap(position: Tensor) -> Tensor:
     """Keep positions below two periods; those above one still count as a full window."""
-    return torch.where(position < 2 * PERIOD, position, position - PERIOD)
+    return torch.where(position < PERIOD, position, PERIOD + position % PERIOD)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ class GRU(Backbone):
     output_leaf = "h"
 
     def __init__(self, config: GRUConfig, input_size: int):
+        if config.deter < 1:
+            raise ValueError(f"deter is {config.deter}, below 1")
         super().__init__(config, input_size, config.deter)
         self.cell = nn.GRUCell(input_size, config.deter)
 

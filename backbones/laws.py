@@ -10,6 +10,8 @@ from worldmodels.backbones.base import Backbone, State
 
 B, T = 3, 7
 """Rows and length of a trial."""
+LONG = 150
+"""Length of the one trial that fills windows and chunks of up to 64 rows twice."""
 TOLERANCE = {torch.float64: (1e-9, 1e-10), torch.float32: (1e-4, 1e-5)}
 """Relative and absolute tolerance of a comparison."""
 

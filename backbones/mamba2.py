@@ -70,7 +70,7 @@ class Mamba2(Backbone):
     def sequence(
         self, u: Tensor, state: State, reset: Tensor, emit: Emit | None = None
     ) -> tuple[Tensor, State, State | None]:
-        """As the base class; blocks of `chunk` rows as matrix products."""
+        """As the base class; blocks of `chunk` rows as matrix products (see `kernels.ssd`)."""
         gate, raw, dt = self.in_proj(u).split(self.parts, -1)
         conved, window = causal_conv(
             raw,

@@ -9,8 +9,9 @@ weights, `own` for this row's input and `pending` for the one before:
 `sequence` lets each row store the next one's pending part in advance, which leaves Mamba-2's
 operator, and takes it out again where it shows: from y_t and from emitted states.
 
-Names, shapes and initial values of the parameters are those of mamba-ssm's `Mamba3`; the pairs
-that turn together are (i, i + N / 2), there (2 i, 2 i + 1). Letters: B sequences, T rows, M
+Names, shapes and initial values of the parameters are those of mamba-ssm's `Mamba3`, but the pairs
+that turn together are (i, i + N / 2), there (2 i, 2 i + 1), so trained weights do not carry over
+as they are. Letters: B sequences, T rows, M
 requested states, D width, I inner width, H heads, P head width, G groups, N state size, J pairs.
 """
 

@@ -6,6 +6,7 @@ The residual stream is float32, whatever the products between compute in. Letter
 T rows, M requested states, D width of the stream and of h.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -48,6 +49,8 @@ class Stack(Backbone):
     """Any list of blocks; the state of block i's layer has the leaves `i.<leaf>`."""
 
     def __init__(self, config: StackOptions, input_size: int):
+        if config.width < 1 or not 0 <= config.mlp < math.inf:
+            raise ValueError(f"width {config.width} is below 1, or mlp {config.mlp} is negative")
         super().__init__(config, input_size, config.width)
         blocks = config.blocks()
         if not blocks:

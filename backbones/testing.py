@@ -10,6 +10,7 @@ from torch import Tensor
 
 from worldmodels.backbones.base import Backbone, LeafSpec, State
 from worldmodels.backbones.laws import (
+    LONG,
     B,
     BackboneLawError,
     T,
@@ -19,6 +20,7 @@ from worldmodels.backbones.laws import (
     check_resets,
     check_rows,
     check_sequence,
+    every_row,
     no_reset,
     no_resets,
     require,
@@ -52,6 +54,7 @@ def check_backbone(
             laws += [check_rows(trial), check_causality(trial)]
             laws += [*check_sequence(trial, no_resets()), check_resets(trial)]
             laws += [*check_sequence(trial, reset_patterns()), check_gradients(trial)]
+            laws.append(_check_long(trial))
         laws += _check_algebra(Trial(_shaken(backbone), torch.float32))
     return list(dict.fromkeys(laws))
 
@@ -122,6 +125,23 @@ def _check_state(backbone: Backbone) -> list[str]:
         equal = torch.equal(state[name], h) and torch.equal(last[name], hs[:, -1])
         require(equal, "output leaf", f"output_leaf is '{name}', but that leaf is not h")
     return ["initial state", "declared state", "a state is a value", "output leaf"]
+
+
+@torch.no_grad()
+def _check_long(trial: Trial) -> str:
+    """`sequence` equals `step` over more rows than windows and chunks have, with few resets."""
+    law = "sequence equals step"
+    u = trial.inputs(2, LONG)
+    reset = no_reset(u)
+    reset[0, LONG // 2] = True
+    h, last, every = trial.sequence(u, trial.initial(2), reset)
+    h2, last2, every2 = trial.stepwise(u, trial.initial(2), reset)
+    where = f"over {LONG} rows"
+    trial.same(law, h, h2, f"{where}: h of sequence")
+    trial.same_state(law, last, last2, f"{where}: the last state of sequence")
+    at = every_row(2, LONG)
+    trial.same_state("emitted states", every, every2, f"{where}: emit='all'", at)
+    return law
 
 
 @torch.no_grad()

@@ -21,6 +21,11 @@ def wide_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def sum_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which long sums are kept: float64, where the device of `x` has it."""
+    return torch.float32 if x.device.type == "mps" else torch.float64
+
+
 def no_autocast(x: Tensor) -> AbstractContextManager:
     """A block in which operations on the device of `x` keep the dtypes that they are given."""
     kind = x.device.type

@@ -20,6 +20,7 @@ from worldmodels.config_file import (
 )
 from worldmodels.envs.configs import AtariConfig, CatchConfig, GymConfig
 from worldmodels.errors import UserError
+from worldmodels.presets import load_config
 
 _CHOSEN = {
     "env": st.sampled_from(
@@ -169,3 +170,12 @@ def test_derived_numbers():
     config = Config(train_ratio=64.0, horizon=333)
     assert config.updates_per_step == 0.0625
     assert config.discount == pytest.approx(0.996997, abs=1e-6)
+
+
+def test_starts_are_as_many_from_every_row():
+    for count in (1, 63, 65, 1000):
+        with pytest.raises(UserError, match=f"multiple of replay.batch_length, 64.*not {count}"):
+            load_config("catch", ["size1m"], actor_critic={"starts": count})
+    for count in (0, 64, 960, 1024, 1025):
+        config = load_config("catch", ["size1m"], actor_critic={"starts": count})
+        assert config.actor_critic.starts == count

@@ -139,7 +139,7 @@ class ReplayConfig:
     """Rows of a sequence."""
     carry: str = "auto"
     """State before a sequence: `stored`, `zero`, `burnin:K` (K rows without loss), `continue`, or
-    `auto`: stored where h is all of the backbone's state, else burnin:8."""
+    `auto`: stored where the backbone's state is vectors, else burnin:8."""
     online: bool = True
     """Train on every fresh window once before drawing uniformly."""
     segment: int = 1024

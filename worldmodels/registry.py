@@ -6,6 +6,7 @@ Imports no torch: a built-in backbone's options live in `worldmodels.backbones.c
 import sys
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
+from hashlib import sha256
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import module_from_spec, spec_from_file_location
@@ -94,10 +95,15 @@ def _absolute(name: str) -> str:
 @cache
 def _module_of(file: Path) -> ModuleType:
     """The module in a file, run once."""
-    spec = spec_from_file_location(f"worldmodels_file_{file.stem}", file)
+    name = f"worldmodels_file_{sha256(str(file).encode()).hexdigest()[:12]}_{file.stem}"
+    spec = spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is not a Python file")
     module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses and type hints look their module up there
-    spec.loader.exec_module(module)
+    sys.modules[name] = module  # dataclasses and type hints look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module

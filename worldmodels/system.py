@@ -118,7 +118,7 @@ class System:
         counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in models]
         state = self.agent.initial(1).carry.nbytes_per_row
         batch = config.replay.batch_size * config.replay.batch_length
-        starts = config.actor_critic.starts or batch
+        starts = min(config.actor_critic.starts or batch, batch)
         kernels = [dispatch.choose(name) for name in dispatch.OPERATORS]
         return [
             *self.reasons,

@@ -105,9 +105,8 @@ class WorldModel(nn.Module):
             return batch
         lead, rest = batch.rows(0, k), batch.rows(k, length)
         tokens = self.encoder(flatten_rows(lead.obs)).unflatten(0, lead.reward.shape)
-        seen = self.dynamics.observe(
-            tokens, lead.prev_action, lead.reset, lead.carry, rest.index[:0].new_zeros(1, 2)
-        )
+        no_starts = Stratified(lead.index.new_zeros(k, 0))
+        seen = self.dynamics.observe(tokens, lead.prev_action, lead.reset, lead.carry, no_starts)
         return replace(rest, carry=seen.last, burnin=0)
 
     def initial(self, batch_size: int) -> Carry:

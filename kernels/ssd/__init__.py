@@ -45,6 +45,8 @@ def ssd(
     dt may have any sign and size. Decay and scale of the input come apart with dt = 1 and A
     [B, T, H] the logarithm of the decay: h_t = exp(A_t) h_{t-1} + x_t B_t^T.
 
+    `eager` goes step by step where all states are emitted: writing them is then most of the work.
+
     Returns y [B, T, H, P] in the dtype of x, the last state [B, H, P, N] and the states after the
     emitted steps [M, H, P, N] or None. States and arithmetic are float32 (float64 where x is).
     Gradients reach every tensor from all three results, once. `implementation` overrides the

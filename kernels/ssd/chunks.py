@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from worldmodels.kernels.sequence import no_autocast, row_blocks
+from worldmodels.kernels.sequence import no_autocast, row_blocks, sum_dtype
 
 _CACHED = 2**21
 """Bytes of the states that a CPU works on at a time."""
@@ -45,14 +45,14 @@ class _Decays:
         length, dtype = decay.shape[1], decay.dtype
         same = torch.ones(length, length, dtype=torch.bool, device=decay.device).tril()[None]
         # Differences of sums in float64: steps that decay by e-100 must not blur their neighbours.
-        total = decay.double() * math.log2(math.e)
+        total = decay.to(sum_dtype(decay)) * math.log2(math.e)
         if reset is None:
             total = total.cumsum(1)
             into, out = total.exp2(), (total[:, -1:] - total).exp2()
         else:
             segment = reset.cumsum(1)
             same = same & (segment[:, :, None] == segment[:, None, :])
-            total = same.double() @ total  # since the last reset: no bit of the past remains
+            total = same.to(total.dtype) @ total  # since the last reset: no bit of the past remains
             into = total.exp2().masked_fill_((segment > 0)[..., None], 0.0)
             out = (total[:, -1:] - total).exp2_()
             out = out.masked_fill_((segment < segment[:, -1:])[..., None], 0.0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from worldmodels.kernels.sequence import no_autocast, segments
+from worldmodels.kernels.sequence import no_autocast, segments, sum_dtype
 
 _SLICE = 2**22
 """Bytes of the states that are computed at a time."""
@@ -74,7 +74,8 @@ def _states(x, decay, B, before, reset, row, step, chunk: int) -> Tensor:
         first, now = places[:, 0], row * length + step
         past = past & (segment[places] == segment[now][:, None])
         cut = (segment[now] > segment[first]) | reset.flatten()[first]
-    total = decay.flatten(0, 1)[places].double().masked_fill(~past[..., None], 0.0).cumsum(1)
+    total = decay.flatten(0, 1)[places].to(sum_dtype(decay))
+    total = total.masked_fill(~past[..., None], 0.0).cumsum(1)
     weight, carried = total[:, -1:] - total, total[:, -1].exp()
     if cut is not None:
         carried = carried.masked_fill(cut[:, None], 0.0)

@@ -90,6 +90,20 @@ def test_as_a_plug_in(tmp_path, monkeypatch):
         registry.backbone_class("lstmm")
 
 
+def test_files_of_one_name_are_two_modules(tmp_path):
+    for folder, width in (("one", 3), ("two", 4)):
+        (tmp_path / folder).mkdir()
+        text = EXAMPLE.replace("width: int = 128", f"width: int = {width}")
+        (tmp_path / folder / "my_lstm.py").write_text(text)
+    one, two = (
+        registry.backbone_config(f"{tmp_path / folder / 'my_lstm.py'}:LSTM")
+        for folder in ("one", "two")
+    )
+    assert (one.width, two.width) == (3, 4)
+    modules = {sys.modules[type(config).__module__].__file__ for config in (one, two)}
+    assert modules == {str(tmp_path / folder / "my_lstm.py") for folder in ("one", "two")}
+
+
 @pytest.mark.parametrize("config", ["None", "dict", "NoName"])
 def test_a_class_without_options_is_told_what_to_do(config, tmp_path, monkeypatch):
     text = "from dataclasses import dataclass\n@dataclass\nclass NoName: x: int = 1\n"

@@ -308,6 +308,19 @@ def test_planted_fault_is_named(law, broken):
     assert f"law '{law}'" in str(error.value)
 
 
+def test_a_fault_that_shows_late_is_found():
+    class Forgets(Tiny):
+        """Its own loop loses the memory after 100 rows."""
+
+        def sequence(self, u, state, reset, emit=None):
+            later = reset.clone()
+            later[:, 100:101] = True
+            return super().sequence(u, state, later, emit)
+
+    with pytest.raises(BackboneLawError, match=r"over 150 rows.*first at \(b, t\) = \(0, 100\)"):
+        check_backbone(Forgets)
+
+
 @pytest.mark.parametrize("late", [0, 3, 6])
 @pytest.mark.parametrize("what", ["h", "emitted"])
 def test_the_first_difference_is_named(late: int, what: str):

@@ -8,6 +8,7 @@ from worldmodels.backbones.base import LeafSpec
 from worldmodels.errors import UserError
 from worldmodels.objects import Carry
 from worldmodels.replay import Replay
+from worldmodels.replay.carry import make_carry, settle_carry
 from worldmodels.replay.packing import Packing
 
 
@@ -152,3 +153,19 @@ def test_packing_is_exact_for_every_class_and_type():
     assert all(torch.equal(carry[name], again[name]) for name in spec)
     assert packing.column.nbytes == 2 + 4 + 4 + 1
     assert Packing({"z": LeafSpec((32, 255))}).column.nbytes == 33
+
+
+@pytest.mark.parametrize(
+    ("leaves", "mode"),
+    [
+        ({"h": (512,)}, "stored"),
+        ({"h": (512,), "backbone.memory": (512,), "backbone.age": ()}, "stored"),
+        ({"h": (512,), "backbone.ssm": (8, 16)}, "burnin:8"),
+        ({"h": (20_000,)}, "burnin:8"),
+    ],
+)
+def test_auto_stores_vectors_and_warms_up_the_rest(leaves, mode):
+    spec = {name: LeafSpec(shape) for name, shape in leaves.items()} | {"z": LeafSpec((4, 4))}
+    assert settle_carry("auto", spec) == mode
+    make_carry(mode, spec, streams=2)  # what auto chooses is never refused
+    assert settle_carry("zero", spec) == "zero"

@@ -288,3 +288,16 @@ def test_every_choice_runs_through_the_same_loop(tiny: Config, carry, posterior,
     means = system.means.pop()
     assert all(np.isfinite(value) for value in means.values())
     assert means["loss/decode/planes"] > 0
+
+
+@pytest.mark.parametrize(("starts", "said"), [(0, 32), (16, 16), (100_000, 32)])
+def test_the_start_of_a_run_tells_what_states_take(tiny: Config, starts: int, said: int):
+    backbone = load_config("catch", presets=["debug"], backbone="mamba").backbone
+    behaviour = replace(tiny.actor_critic, starts=starts)
+    told = "\n".join(
+        System(replace(tiny, backbone=backbone, actor_critic=behaviour), None).describe()
+    )
+    state = 4 * (16 + 4 * 4 + 2 * (3 * 32 + 32 * 16))  # h, z, two layers of conv and ssm
+    line = f"model state {state / 1024:.1f} KiB; imagination starts from {said}, "
+    assert line + f"{said * state / 2**20:.1f} MiB" in told
+    assert "carry burnin:8 (auto: the states are no vectors, or large)" in told

@@ -85,6 +85,8 @@ def _times(speed: dict[str, Any], styles: dict[str, dict[str, Any]]) -> Figure:
 def _slope(axis: Any, lengths: Sequence[int]) -> None:
     """What growth in proportion to T looks like, through the highest point."""
     points = [(y, x) for line in axis.lines for x, y in line.get_xydata()]
+    if not points:  # `hx` rows have no time of the backbone alone
+        return
     high, at = max(points)
     ends = [min(lengths), max(lengths)]
     axis.plot(ends, [1.3 * high * t / at for t in ends], ":", color="grey", label="~ T")

@@ -139,7 +139,7 @@ def _parser(quick: bool) -> Parser:
         metavar="NAME",
         action="extend",
         default=[],
-        help=f"names (default: {names}); a path package.module:Class joins them",
+        help=f"names (default: {names}); a path file.py:Class or package.module:Class joins them",
     )
     add("--preset", nargs="+", metavar="NAME", help="presets (default: those of ENV)")
     add("--config", metavar="FILE", help="YAML file of options, over the presets")

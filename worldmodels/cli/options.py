@@ -157,11 +157,12 @@ def _value_as_text(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
         metavar=metavar,
         instance_from_str=Given,
         is_instance=lambda value: True,
-        str_from_instance=lambda value: [_shown(value)],
+        str_from_instance=lambda value: [shown(value)],
     )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """An option's value as one would type it."""
     return ",".join(value) if isinstance(value, tuple) else str(value) or "none"
 
 

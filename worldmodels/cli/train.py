@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodels.cli.choices import Choices, Request, choose, read_choices
-from worldmodels.cli.options import apply_flags, flag
+from worldmodels.cli.options import apply_flags, flag, shown
 from worldmodels.cli.run_folders import find_run
 from worldmodels.config import Config
 from worldmodels.config_file import (
@@ -77,7 +77,7 @@ def _settle(choices: TrainChoices, request: Request) -> tuple[Config, list[str]]
         check_resumable(chosen.config, config)
     if not changes:
         return config, list(chosen.notes)
-    said = (f"{flag(name)} {new} (was {old})" for name, (old, new) in changes.items())
+    said = (f"{flag(name)} {shown(new)} (was {shown(old)})" for name, (old, new) in changes.items())
     return config, [*chosen.notes, f"command line: {', '.join(said)}"]
 
 

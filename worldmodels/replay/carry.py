@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from worldmodels.backbones.base import LeafSpec
 from worldmodels.errors import UserError, near
@@ -143,11 +142,11 @@ class Continue:
 
     def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
         """Keep the states of those rows at which a stream stopped."""
-        carry = carry.to("cpu")
         for stream, following in enumerate(self._next):
             hits = np.flatnonzero(ids == following - 1)
             if len(hits):
-                last = carry.index(torch.from_numpy(hits[-1:]))
+                row = int(hits[-1])
+                last = carry.map(lambda leaf, row=row: leaf[row : row + 1].cpu())
                 self._heads[stream] = self._packing.pack(last)[0]
 
     def save(self, store: Store) -> dict[str, np.ndarray]:
@@ -171,12 +170,16 @@ class Continue:
 def settle_carry(text: str, spec: Mapping[str, LeafSpec] | None) -> str:
     """The mode that `auto` stands for; any other text as it is.
 
-    Stored states are cheap and exact where h is the whole state; where a state is a cache or a
-    matrix per row, a few rows of burn-in are cheaper than keeping it.
+    Vectors, the state of a recurrent cell, are stored; caches and matrices would take more memory
+    than the observations, and are warmed up by a few rows instead.
     """
     if text != "auto":
         return text
-    return "stored" if spec is not None and set(spec) == {"h", "z"} else f"burnin:{AUTO_BURNIN}"
+    if spec is None:
+        return "zero"
+    vectors = all(len(leaf.shape) <= 1 for name, leaf in spec.items() if name != "z")
+    fits = Packing(spec).column.nbytes <= MAX_STORED_BYTES
+    return "stored" if vectors and fits else f"burnin:{AUTO_BURNIN}"
 
 
 def make_carry(

@@ -88,6 +88,10 @@ class Replay:
         self._config = config
         self._layout = RowLayout(spec)
         self._carry_mode = settle_carry(config.carry, carry_spec)
+        self._carry_reason = ""
+        if config.carry == "auto":
+            kind = "vectors" if self._carry_mode == "stored" else "no vectors, or large"
+            self._carry_reason = f" (auto: the states are {kind})"
         self._carry, self.burnin = make_carry(self._carry_mode, carry_spec, config.batch_size)
         window = config.batch_length + self.burnin
         self._plan = make_plan(config.capacity, config.segment, num_lanes, window, reserve)
@@ -102,7 +106,8 @@ class Replay:
         limit = config.capacity // config.batch_length if config.online else 0
         self._online = OnlineQueue(config.batch_length, window, num_lanes, limit)
         self._pool = BufferPool()
-        self._identity = _identity(config, spec, carry_spec, num_lanes, self._plan.segment_rows)
+        identity = _identity(config, spec, carry_spec, num_lanes, self._plan.segment_rows)
+        self._identity = identity | {"carry": self._carry_mode}
 
     @property
     def rows(self) -> int:
@@ -123,7 +128,7 @@ class Replay:
             f"replay: newest {plan.capacity} rows of {store.row_bytes / 1024:.1f} KiB, "
             f"{self.bytes / 2**20:.0f} MiB taken now for {store.allocated} segments of "
             f"{plan.segment_rows} rows, {place}; {order}; carry {self._carry_mode}"
-            f"{' (auto)' if self._config.carry == 'auto' else ''}"
+            f"{self._carry_reason}"
         )
 
     def eligible(self, length: int) -> int:
@@ -261,7 +266,6 @@ def _identity(
         "lanes": num_lanes,
         "capacity": config.capacity,
         "segments of rows": segment_rows,
-        "carry": config.carry,
         "model state": leaves,
         "sequences per batch": config.batch_size,
         "rows per sequence": config.batch_length,
