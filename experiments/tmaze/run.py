@@ -14,6 +14,7 @@ from statistics import mean
 from typing import Any
 
 import matplotlib.pyplot as plt
+from probe import look
 
 from worldmodels import Config, load_config, train
 from worldmodels.bench.sizing import Row, Sized, equal_sizes
@@ -29,8 +30,6 @@ PARAMETERS = 204_000
 PRESET = "memory"
 IMAGINED = 3
 """Steps of imagination; the choice is a single one."""
-STARTS = 4
-"""Imagination starts per row of time, of 16 sequences."""
 LEARNED = 0.9
 """Share of the last 100 training episodes from which the task counts as learned."""
 
@@ -46,9 +45,7 @@ def configuration(backbone: str, length: int, updates: int) -> Config:
         device="cpu",
         threads=1,
         steps=steps,
-        actor_critic=replace(
-            config.actor_critic, imagination_length=IMAGINED, starts=STARTS * rows
-        ),
+        actor_critic=replace(config.actor_critic, imagination_length=IMAGINED, starts=0),
         replay=replace(config.replay, batch_length=rows),
         log=replace(config.log, every=max(1, steps // 40), tensorboard=False),
     )
@@ -90,6 +87,7 @@ def run(task: Sized, length: int, seed: int, folder: Path) -> dict[str, Any]:
         "seconds": round(metrics[-1]["time/seconds"], 1),
         "cpu_seconds": None if resume else round(cpu, 1),
         "commit": commit(),
+        **look(folder),
     }
 
 
@@ -128,17 +126,22 @@ def scores(runs: Iterable[dict[str, Any]], backbone: str, length: int) -> list[f
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Markdown: success by backbone and length, every seed's."""
+    """Markdown: every seed's success (update at which it was learned; the cue's share of h)."""
     lengths = sorted({r["length"] for r in runs})
     lines = ["| backbone | " + " | ".join(f"L = {n}" for n in lengths) + " | CPU s per run |"]
     lines.append("|---" * (len(lengths) + 2) + "|")
     for name in BACKBONES:
         own = [r for r in runs if r["backbone"] == name]
-        cells = [", ".join(f"{s:.2f}" for s in scores(own, name, n)) or "-" for n in lengths]
+        cells = [", ".join(cell(r) for r in own if r["length"] == n) or "-" for n in lengths]
         took = [r["cpu_seconds"] for r in own if r["cpu_seconds"] is not None]
         cells.append(f"{min(took):.0f} to {max(took):.0f}" if took else "-")
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def cell(r: dict[str, Any]) -> str:
+    """As `table` says."""
+    return f"{r['success']:.2f} ({r['learned_at'] or '-'}; {r['cue_share_of_h']:.2f})"
 
 
 def plot(runs: list[dict[str, Any]], path: Path) -> None:
@@ -175,7 +178,7 @@ def main() -> None:
         "command": shlex.join(["python", *sys.argv]),
         "machine": describe_machine(),
         "updates": options.updates,
-        "settings": load_preset(PRESET) | {"imagination_length": IMAGINED, "starts": STARTS},
+        "settings": load_preset(PRESET) | {"imagination_length": IMAGINED},
     }
     options.out.mkdir(parents=True, exist_ok=True)
     runs = finished(options.out, header)
