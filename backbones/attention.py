@@ -1,7 +1,8 @@
 """Causal attention over a sliding window, with rotary positions and a ring buffer as its state.
 
 Source: attention, Vaswani et al. 2017 (arXiv 1706.03762); rotary positions, Su et al. 2021 (arXiv
-2104.09864); state and segment mask after TWISTER (arXiv 2503.04416). Letters: N rows of a state, B
+2104.09864); normalised queries and keys, Henry et al. 2020 (arXiv 2010.04245), without which large
+steps make attention so sharp that it stops learning; state and segment mask after TWISTER (arXiv 2503.04416). Letters: N rows of a state, B
 sequences, T rows of time, M requested states, D width, H heads, P head width, C window, Q rows of
 a block of queries.
 
@@ -13,12 +14,13 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldmodels.backbones.base import Backbone, Emit, LeafSpec, State, gather_rows
 from worldmodels.backbones.configs import AttentionOptions
 from worldmodels.backbones.layers import Linear
 
+NORM_EPS = 1e-5
 PERIOD = 1 << 16
 """Every rotation is whole after this many rows, so that positions wrap and never lose digits."""
 BASE = 10_000.0
@@ -41,6 +43,8 @@ class Attention(Backbone):
         super().__init__(config, input_size, input_size)
         self.heads, self.window, self.size = heads, window, input_size // heads
         self.qkv = Linear(input_size, 3 * input_size)
+        self.query_norm = nn.RMSNorm(self.size, NORM_EPS)
+        self.key_norm = nn.RMSNorm(self.size, NORM_EPS)
         self.out = Linear(input_size, input_size)
         pairs = torch.arange(self.size // 2, dtype=torch.float64)
         turns = (PERIOD / (2 * math.pi) * BASE ** (-2 * pairs / self.size)).round()
@@ -108,6 +112,7 @@ class Attention(Backbone):
         x = self.qkv(u)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
         query, key, value = x.unflatten(-1, (3, self.heads, self.size)).unbind(-3)
+        query, key = self.query_norm(query), self.key_norm(key)
         phase = (position.unsqueeze(-1) * self.turns) % PERIOD  # [B, T, P / 2]
         angle = (phase.to(x.dtype) * (2 * math.pi / PERIOD)).unsqueeze(-2)
         cos, sin = angle.cos(), angle.sin()

@@ -61,13 +61,16 @@ def rotated(x: np.ndarray, position: int) -> np.ndarray:
 def rows(layer: Attention, u: torch.Tensor, positions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rotated queries, rotated keys and values [B, T, H, P] of u [B, T, D]."""
     weight, bias = (p.detach().numpy() for p in (layer.qkv.weight, layer.qkv.bias))
+    gains = [norm.weight.detach().numpy() for norm in (layer.query_norm, layer.key_norm)]
     query, key, value = (np.zeros((*u.shape[:2], layer.heads, layer.size)) for _ in range(3))
     width = u.shape[2]
     for b, t, head in np.ndindex(*query.shape[:3]):
         for i, part in enumerate((query, key, value)):
             low = i * width + head * layer.size
             x = weight[low : low + layer.size] @ u[b, t].numpy() + bias[low : low + layer.size]
-            part[b, t, head] = x if part is value else rotated(x, positions[b][t])
+            if part is not value:
+                x = rotated(x / math.sqrt((x * x).mean() + 1e-5) * gains[i], positions[b][t])
+            part[b, t, head] = x
     return query, key, value
 
 
@@ -284,6 +287,8 @@ def test_parameters():
     assert found == {
         "qkv.weight": (48, 16),
         "qkv.bias": (48,),
+        "query_norm.weight": (4,),
+        "key_norm.weight": (4,),
         "out.weight": (16, 16),
         "out.bias": (16,),
     }
