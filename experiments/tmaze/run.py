@@ -14,9 +14,11 @@ from statistics import mean
 from typing import Any
 
 import matplotlib.pyplot as plt
+import torch
 from probe import look
 
 from worldmodels import Config, load_config, train
+from worldmodels.agent import find_checkpoint
 from worldmodels.bench.sizing import Row, Sized, equal_sizes
 from worldmodels.envs.registry import make
 from worldmodels.presets import load_preset
@@ -39,7 +41,8 @@ def configuration(backbone: str, length: int, updates: int) -> Config:
     rows = 2 * (length + 2)  # a window of two episodes' rows holds a cue and its choice
     config = load_config(f"memory:tmaze-{length}", [PRESET], backbone=backbone)
     batch = config.replay.batch_size * rows
-    steps = round((updates * batch + batch) / config.train_ratio)  # a batch before the first
+    first = batch * (length + 1) // (length + 2)  # steps that fill the first batch
+    steps = first + round(updates * batch / config.train_ratio)
     return replace(
         config,
         device="cpu",
@@ -72,6 +75,7 @@ def run(task: Sized, length: int, seed: int, folder: Path) -> dict[str, Any]:
         for line in metrics
         if "score/recent_mean" in line
     ]
+    state = torch.load(find_checkpoint(folder, "last") / "state.pt", weights_only=True)
     score = [line for line in read_lines(folder / "scores.jsonl") if line["kind"] == "eval"][-1]
     return {
         "length": length,
@@ -80,11 +84,11 @@ def run(task: Sized, length: int, seed: int, folder: Path) -> dict[str, Any]:
         "success": round(success(score["mean"]), 4),
         "episodes": score["episodes"],
         "learned_at": next((int(at) for at, share in curve if share >= LEARNED), None),
-        "updates": int(metrics[-1]["train/updates"]),
+        "updates": state["updates"],
         "steps": score["step"],
         "parameters": task.parameters,
         task.option: task.width,
-        "seconds": round(metrics[-1]["time/seconds"], 1),
+        "seconds": round(state["seconds"], 1),
         "cpu_seconds": None if resume else round(cpu, 1),
         "commit": commit(),
         **look(folder),
@@ -149,6 +153,8 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6.4, 4))
     for i, name in enumerate(BACKBONES):
         by_length = {n: found for n in LENGTHS if (found := scores(runs, name, n))}
+        if not by_length:
+            continue
         middle = [mean(found) for found in by_length.values()]
         below = [m - min(found) for m, found in zip(middle, by_length.values(), strict=True)]
         above = [max(found) - m for m, found in zip(middle, by_length.values(), strict=True)]
@@ -158,6 +164,7 @@ def plot(runs: list[dict[str, Any]], path: Path) -> None:
     axis.set(xscale="log", ylim=(0, 1.05), xlabel="L, steps from the cue to the choice")
     axis.set_ylabel("success rate, 100 episodes")
     lengths = sorted({r["length"] for r in runs})
+    axis.set_xlim(lengths[0] / 1.3, lengths[-1] * 1.3)
     axis.set_xticks(lengths, [str(n) for n in lengths])
     axis.minorticks_off()
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
