@@ -2,9 +2,9 @@
 
 Source: attention, Vaswani et al. 2017 (arXiv 1706.03762); rotary positions, Su et al. 2021 (arXiv
 2104.09864); normalised queries and keys, Henry et al. 2020 (arXiv 2010.04245), without which large
-steps make attention so sharp that it stops learning; state and segment mask after TWISTER (arXiv 2503.04416). Letters: N rows of a state, B
-sequences, T rows of time, M requested states, D width, H heads, P head width, C window, Q rows of
-a block of queries.
+steps of the optimiser make attention too sharp to learn; state and segment mask after TWISTER
+(arXiv 2503.04416). Letters: N rows of a state, B sequences, T rows of time, M requested states, D
+width, H heads, P head width, C window, Q rows of a block of queries.
 
 A row's position counts from its last reset. Row t attends to the rows t - C + 1 to t of its own
 segment, in learning as in imagination, so that both compute the same function.
