@@ -26,6 +26,9 @@ class State(Mapping[str, Tensor]):
     __slots__ = ("_leaves",)
 
     def __init__(self, leaves: Mapping[str, Tensor]):
+        for name, leaf in leaves.items():
+            if leaf.ndim == 0:
+                raise ValueError(f"leaf '{name}' has no batch axis")
         sizes = {leaf.shape[0] for leaf in leaves.values()}
         if len(sizes) > 1:
             raise ValueError(

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from worldmodels.backbones.base import Backbone, Emit, LeafSpec, State
 from worldmodels.backbones.configs import DeltaNetOptions
+from worldmodels.backbones.layers import check_sizes
 from worldmodels.backbones.mamba import initial_delta_bias
 from worldmodels.backbones.mamba3 import segmented_cumsum
 from worldmodels.kernels.causal_conv import causal_conv, windows
@@ -71,8 +72,7 @@ class GatedDeltaNet(Backbone):
 
     def __init__(self, config: DeltaNetOptions, input_size: int):
         heads, key = config.heads, config.key
-        if min(heads, key, config.chunk) < 1 or config.conv < 2:
-            raise ValueError(f"{config} has a size that is too small")
+        check_sizes(config, heads=1, key=1, chunk=1, conv=2)
         if input_size % heads:
             raise ValueError(f"width {input_size} is no multiple of heads {heads}")
         if not 0 < config.beta <= 2:

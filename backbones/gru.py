@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from worldmodels.backbones.base import Backbone, LeafSpec, State
 from worldmodels.backbones.configs import GRUConfig
+from worldmodels.backbones.layers import check_sizes
 
 
 class GRU(Backbone):
@@ -13,8 +14,7 @@ class GRU(Backbone):
     output_leaf = "h"
 
     def __init__(self, config: GRUConfig, input_size: int):
-        if config.deter < 1:
-            raise ValueError(f"deter is {config.deter}, below 1")
+        check_sizes(config, deter=1)
         super().__init__(config, input_size, config.deter)
         self.cell = nn.GRUCell(input_size, config.deter)
 

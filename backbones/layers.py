@@ -5,6 +5,7 @@ deviation scale / sqrt(fan_in), zero biases, RMSNorm with 1e-4 inside the root, 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,14 @@ from worldmodels.kernels.norm_silu import norm_silu
 NORM_EPS = 1e-4
 _TRUNCATION = 1.1368
 """1 / (standard deviation of a unit normal truncated at two sigma)."""
+
+
+def check_sizes(config: Any, **least: int) -> None:
+    """Raise ValueError for an option below its least value, as in `check_sizes(config, conv=2)`."""
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if not value >= bound:
+            raise ValueError(f"{name} is {value}, below {bound}")
 
 
 def init_weight(weight: Tensor, fan_in: int, scale: float = 1.0) -> None:

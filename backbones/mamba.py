@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from worldmodels.backbones.base import Backbone, Emit, LeafSpec, State
 from worldmodels.backbones.configs import MambaOptions
+from worldmodels.backbones.layers import check_sizes
 from worldmodels.kernels.causal_conv import causal_conv, windows
 from worldmodels.kernels.selective_scan import selective_scan
 
@@ -26,8 +27,7 @@ class Mamba(Backbone):
     Config = MambaOptions
 
     def __init__(self, config: MambaOptions, input_size: int):
-        if min(config.state, config.expand) < 1 or config.conv < 2:
-            raise ValueError(f"{config} has a size that is too small")
+        check_sizes(config, state=1, expand=1, conv=2)
         super().__init__(config, input_size, input_size)
         inner, self.rank = config.expand * input_size, math.ceil(input_size / 16)
         self.inner, self.states = inner, config.state

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from worldmodels.backbones.base import Backbone, Emit, LeafSpec, State
 from worldmodels.backbones.configs import Mamba2Options
+from worldmodels.backbones.layers import check_sizes
 from worldmodels.backbones.mamba import initial_delta_bias
 from worldmodels.kernels.causal_conv import causal_conv, windows
 from worldmodels.kernels.ssd import ssd
@@ -40,9 +41,7 @@ class Mamba2(Backbone):
     Config = Mamba2Options
 
     def __init__(self, config: Mamba2Options, input_size: int):
-        sizes = (config.heads, config.state, config.groups, config.expand, config.chunk)
-        if min(sizes) < 1 or config.conv < 2:
-            raise ValueError(f"{config} has a size that is too small")
+        check_sizes(config, heads=1, state=1, groups=1, expand=1, chunk=1, conv=2)
         inner, both = config.expand * input_size, 2 * config.groups * config.state
         if inner % config.heads:
             raise ValueError(f"inner width {inner} is no multiple of heads {config.heads}")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from worldmodels.backbones.base import Backbone, Emit, LeafSpec, State, gather_rows
 from worldmodels.backbones.configs import Mamba3Options
+from worldmodels.backbones.layers import check_sizes
 from worldmodels.backbones.mamba import initial_delta_bias
 from worldmodels.kernels.sequence import no_autocast, segments, wide_dtype
 from worldmodels.kernels.ssd import ssd
@@ -61,8 +62,7 @@ class Mamba3(Backbone):
 
     def __init__(self, config: Mamba3Options, input_size: int):
         heads, groups, states = config.heads, config.groups, config.state
-        if min(heads, states, groups, config.expand, config.chunk) < 1:
-            raise ValueError(f"{config} has a size that is too small")
+        check_sizes(config, heads=1, state=1, groups=1, expand=1, chunk=1)
         inner = config.expand * input_size
         if inner % heads:
             raise ValueError(f"inner width {inner} is no multiple of heads {heads}")

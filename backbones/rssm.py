@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from worldmodels.backbones.base import Backbone, Emit, LeafSpec, State, gather_rows
 from worldmodels.backbones.configs import RSSMConfig
-from worldmodels.backbones.layers import BlockLinear, Linear, NormSiLU, block_matmul
+from worldmodels.backbones.layers import BlockLinear, Linear, NormSiLU, block_matmul, check_sizes
 
 
 class RSSM(Backbone):
@@ -21,8 +21,7 @@ class RSSM(Backbone):
     output_leaf = "h"
 
     def __init__(self, config: RSSMConfig, input_size: int):
-        if config.deter < config.blocks or min(config.hidden, config.blocks, config.layers) < 1:
-            raise ValueError(f"{config} has a size below one")
+        check_sizes(config, blocks=1, hidden=1, layers=1, deter=config.blocks)
         super().__init__(config, input_size, config.deter)
         width, blocks, hidden = config.deter, config.blocks, config.hidden
         self.blocks = blocks

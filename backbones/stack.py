@@ -6,7 +6,6 @@ The residual stream is float32, whatever the products between compute in. Letter
 T rows, M requested states, D width of the stream and of h.
 """
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -27,7 +26,7 @@ from worldmodels.backbones.configs import (
 )
 from worldmodels.backbones.deltanet import GatedDeltaNet
 from worldmodels.backbones.gru import GRU
-from worldmodels.backbones.layers import Linear
+from worldmodels.backbones.layers import Linear, check_sizes
 from worldmodels.backbones.mamba import Mamba
 from worldmodels.backbones.mamba2 import Mamba2
 from worldmodels.backbones.mamba3 import Mamba3
@@ -49,8 +48,7 @@ class Stack(Backbone):
     """Any list of blocks; the state of block i's layer has the leaves `i.<leaf>`."""
 
     def __init__(self, config: StackOptions, input_size: int):
-        if config.width < 1 or not 0 <= config.mlp < math.inf:
-            raise ValueError(f"width {config.width} is below 1, or mlp {config.mlp} is negative")
+        check_sizes(config, width=1, mlp=0)
         super().__init__(config, input_size, config.width)
         blocks = config.blocks()
         if not blocks:

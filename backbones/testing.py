@@ -77,12 +77,37 @@ def _check_sizes(backbone: Backbone, input_size: int) -> str:
     law, size = "sizes", backbone.output_size
     asked = f"input_size is {backbone.input_size}, but it was built for {input_size}"
     require(backbone.input_size == input_size, law, asked)
+    _check_first_step(backbone)
     u, state = Trial(backbone, torch.float32).inputs(), backbone.initial(B)
     h = backbone.step(u[:, 0], state, None)[0]
     require(h.shape == (B, size), law, f"step gives h {tuple(h.shape)}, not {(B, size)}")
     h = backbone.sequence(u, state, no_reset(u))[0]
     require(h.shape == (B, T, size), law, f"sequence gives h {tuple(h.shape)}, not {(B, T, size)}")
     return law
+
+
+@torch.no_grad()
+def _check_first_step(backbone: Backbone) -> None:
+    """The first state is as declared; so is the one after a step, which leaves the first alone."""
+    initial, spec = backbone.initial(B), backbone.state_spec()
+    found = _spec_of(initial)
+    require(found == spec, "initial state", f"initial gives {found}, state_spec says {spec}")
+    for name, leaf in initial.items():
+        equal = torch.equal(leaf, leaf[:1].expand_as(leaf))
+        require(equal, "initial state", f"leaf '{name}' differs between the rows")
+    kept, u = initial.clone(), Trial(backbone, torch.float32).inputs()[:, 0]
+    state = backbone.step(u, initial, None)[1]
+    kind = type(state).__name__
+    require(isinstance(state, State), "declared state", f"step gives a {kind}, not a State")
+    found = _spec_of(state)
+    require(found == spec, "declared state", f"step gives {found}, state_spec says {spec}")
+    _require_unwritten(initial, kept, "step")
+
+
+def _require_unwritten(state: State, kept: State, name: str) -> None:
+    for leaf in kept:
+        wrote = f"{name} wrote into leaf '{leaf}' of the state that it was given"
+        require(torch.equal(state[leaf], kept[leaf]), "a state is a value", wrote)
 
 
 @torch.no_grad()
@@ -93,14 +118,14 @@ def _check_state(backbone: Backbone) -> list[str]:
         backbone.state_spec(),
         backbone.initial(B),
     )
-    found = _spec_of(initial)
-    require(found == spec, "initial state", f"initial gives {found}, state_spec says {spec}")
-    for name, leaf in initial.items():
-        equal = torch.equal(leaf, leaf[:1].expand_as(leaf))
-        require(equal, "initial state", f"leaf '{name}' differs between the rows")
     u, kept = trial.inputs(), initial.clone()
     h, state = backbone.step(u[:, 0], initial, None)
     hs, last, emitted = trial.sequence(u, initial, no_reset(u))
+    _require_unwritten(initial, kept, "sequence")
+    reached = trial.reached()
+    kept = reached.clone()
+    backbone.step(u[:, 0], reached, None)
+    _require_unwritten(reached, kept, "step")
     with torch.autocast(u.device.type, torch.bfloat16):
         half = backbone.step(u[:, 0], initial, None)[1]
         _, half_last, _ = trial.sequence(u, initial, no_reset(u))
@@ -117,9 +142,6 @@ def _check_state(backbone: Backbone) -> list[str]:
     again = backbone.step(u[:, 0], initial, None)[0]
     hidden = "step gives another h when called again: it remembers something outside the state"
     require(torch.equal(again, h), "a state is a value", hidden)
-    for name, leaf in initial.items():
-        wrote = f"step or sequence wrote into leaf '{name}' of the state it was given"
-        require(torch.equal(leaf, kept[name]), "a state is a value", wrote)
     if backbone.output_leaf is not None:
         name = backbone.output_leaf
         equal = torch.equal(state[name], h) and torch.equal(last[name], hs[:, -1])
@@ -127,20 +149,32 @@ def _check_state(backbone: Backbone) -> list[str]:
     return ["initial state", "declared state", "a state is a value", "output leaf"]
 
 
-@torch.no_grad()
 def _check_long(trial: Trial) -> str:
-    """`sequence` equals `step` over more rows than windows and chunks have, with few resets."""
-    law = "sequence equals step"
-    u = trial.inputs(2, LONG)
-    reset = no_reset(u)
-    reset[0, LONG // 2] = True
-    h, last, every = trial.sequence(u, trial.initial(2), reset)
-    h2, last2, every2 = trial.stepwise(u, trial.initial(2), reset)
-    where = f"over {LONG} rows"
-    trial.same(law, h, h2, f"{where}: h of sequence")
-    trial.same_state(law, last, last2, f"{where}: the last state of sequence")
+    """`sequence` equals `step` over more rows than windows and chunks have, with few resets.
+
+    In float64 the gradients too: they must pass from one chunk to the next.
+    """
+    law, where = "sequence equals step", f"over {LONG} rows"
+    reset = torch.zeros(2, LONG, dtype=torch.bool)
+    reset[0, LONG // 2] = reset[1, 64] = True
+    u = trial.inputs(2, LONG).requires_grad_()
+    reset = reset.to(u.device)
+    one, two = (run(u, trial.initial(2), reset) for run in (trial.sequence, trial.stepwise))
+    trial.same(law, one[0].detach(), two[0].detach(), f"{where}: h of sequence")
     at = every_row(2, LONG)
-    trial.same_state("emitted states", every, every2, f"{where}: emit='all'", at)
+    last, every = two[1].detach(), two[2].detach()
+    trial.same_state(law, one[1].detach(), last, f"{where}: the last state", at[LONG - 1 :: LONG])
+    trial.same_state("emitted states", one[2].detach(), every, f"{where}: emit='all'", at)
+    pairs = at[torch.randint(len(at), (40,))]
+    with torch.no_grad():
+        some = trial.backbone.sequence(u, trial.initial(2), reset, pairs.to(u.device))[2]
+    assert some is not None
+    picked = every.index((pairs[:, 0] * LONG + pairs[:, 1]).to(u.device))
+    trial.same_state("emitted states", some, picked, f"{where}: emit=index", pairs)
+    if trial.dtype == torch.float64:
+        weight = torch.randn_like(one[0])
+        found, wanted = (torch.autograd.grad((h[0] * weight).sum(), u)[0] for h in (one, two))
+        trial.same("gradients", found, wanted, f"{where}: the gradient of sequence to u")
     return law
 
 

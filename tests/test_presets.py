@@ -134,3 +134,9 @@ def test_a_config_files_blocks_count_for_what_they_name(tmp_path):
 
 def test_it_is_public():
     assert worldmodels.load_config is load_config
+
+
+def test_a_backbones_options_in_code():
+    config = load_config("catch", ["demo"], backbone={"name": "hybrid", "stack": ["gru", "mamba"]})
+    assert (config.backbone.stack, config.backbone.width) == (("gru", "mamba"), 128)
+    assert load_config("catch", ["demo"], backbone={"deter": 64}).backbone.deter == 64

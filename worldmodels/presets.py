@@ -66,16 +66,19 @@ def load_config(
     env: str | None = None,
     presets: Sequence[str] | None = None,
     config_file: Path | str | None = None,
-    backbone: str | None = None,
+    backbone: str | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Config:
     """The configuration that the command line would build.
 
-    `options` come last and are nested as in a config file:
-    `load_config("catch", steps=2e4, replay={"batch_size": 8})`.
+    `options` come last and are nested as in a config file, and so may be the backbone's:
+    `load_config("catch", backbone={"name": "mamba2", "width": 64}, replay={"batch_size": 8})`.
     """
+    if isinstance(backbone, Mapping):
+        options["backbone"] = backbone
+    name = backbone.get("name") if isinstance(backbone, Mapping) else backbone
     chosen = choose_config(
-        env, presets, config_file, backbone, device=str(options.get("device", "auto"))
+        env, presets, config_file, name, device=str(options.get("device", "auto"))
     )
     return from_dict(options, chosen.config)
 

@@ -100,6 +100,8 @@ def _module_of(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is not a Python file")
     module = module_from_spec(spec)
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))  # what stands beside it can be imported, as in a script
     sys.modules[name] = module  # dataclasses and type hints look their module up there
     try:
         spec.loader.exec_module(module)

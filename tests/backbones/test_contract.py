@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worldmodels.backbones.base import Backbone, LeafSpec, State, gather_rows
+from worldmodels.backbones.base import Backbone, LeafSpec, State, emit_states, gather_rows
 from worldmodels.backbones.configs import (
     AttentionOptions,
     DeltaNetOptions,
@@ -164,6 +164,20 @@ class StateGrows(Tiny):
 
 
 @breaks("declared state")
+class GivesADict(Tiny):
+    def step(self, u, state, reset):  # type: ignore
+        h, new = super().step(u, state, reset)
+        return h, dict(new)
+
+
+@breaks("declared state")
+class LeafOfAnotherShape(Tiny):
+    def step(self, u, state, reset):
+        h, new = super().step(u, state, reset)
+        return h, State({**new, "memory": new["memory"][:, :2]})
+
+
+@breaks("declared state")
 class NarrowsUnderAutocast(Tiny):
     def remember(self, u, memory):
         return torch.tanh(self.inner(torch.cat([u, memory], 1)))
@@ -174,6 +188,14 @@ class WritesIntoItsState(Tiny):
     def step(self, u, state, reset):
         h, new = super().step(u, state, reset)
         state["memory"].copy_(new["memory"].detach())
+        return h, new
+
+
+@breaks("a state is a value")
+class WritesWhereNothingSees(Tiny):
+    def step(self, u, state, reset):
+        h, new = super().step(u, state, reset)
+        state["memory"].data.mul_(0.5)
         return h, new
 
 
@@ -286,6 +308,26 @@ class DetachesEmitted(Tiny):
     def sequence(self, u, state, reset, emit=None):
         h, last, emitted = super().sequence(u, state, reset, emit)
         return h, last, emitted and emitted.detach()
+
+
+@breaks("gradients")
+class DetachesBetweenChunks(Tiny):
+    def sequence(self, u, state, reset, emit=None):
+        outputs, states = [], []
+        for t in range(u.shape[1]):
+            state = state.detach() if t % 64 == 63 else state
+            h, state = self.step(u[:, t], state, reset[:, t])
+            outputs.append(h)
+            states.append(state)
+        return torch.stack(outputs, 1), state, emit_states(states, emit)
+
+
+@breaks("emitted states")
+class EmitsLatePairsOneRowEarly(Tiny):
+    def sequence(self, u, state, reset, emit=None):
+        if isinstance(emit, Tensor):
+            emit = torch.stack([emit[:, 0], emit[:, 1] - (emit[:, 1] > 8).long()], 1)
+        return super().sequence(u, state, reset, emit)
 
 
 @breaks("gradients")

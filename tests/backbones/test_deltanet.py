@@ -245,8 +245,8 @@ def test_the_layer_obeys_every_law(config):
     ("change", "message"),
     [
         ({"heads": 4}, "width 6 is no multiple of heads 4"),
-        ({"key": 0}, "a size that is too small"),
-        ({"conv": 1}, "a size that is too small"),
+        ({"key": 0}, "key is 0, below 1"),
+        ({"conv": 1}, "conv is 1, below 2"),
         ({"beta": 2.5}, "beta is above 0 and at most 2, not 2.5"),
     ],
 )

@@ -218,7 +218,7 @@ def test_other_names_do_not_load():
     "options", [MambaOptions(state=0), MambaOptions(expand=0), MambaOptions(conv=1)]
 )
 def test_sizes_that_are_too_small(options):
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(ValueError, match=r"is [01], below [12]"):
         Mamba(options, 8)
 
 

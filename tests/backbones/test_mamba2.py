@@ -251,7 +251,7 @@ def test_other_names_do_not_load():
 @pytest.mark.parametrize("name", ["heads", "state", "groups", "expand", "chunk", "conv"])
 def test_sizes_that_are_too_small(name):
     small = replace(Mamba2Options(), **{name: 1 if name == "conv" else 0})
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(ValueError, match=r"is [01], below [12]"):
         Mamba2(small, 8)
 
 

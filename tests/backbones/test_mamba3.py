@@ -318,7 +318,7 @@ def test_the_layer_obeys_every_law(config):
     [
         ({"heads": 5}, "inner width 12 is no multiple of heads 5"),
         ({"groups": 3}, "heads 4 is no multiple of groups 3"),
-        ({"state": 0}, "a size that is too small"),
+        ({"state": 0}, "state is 0, below 1"),
         ({"rotated": 1.5}, "rotated is a share from 0 to 1, not 1.5"),
     ],
 )

@@ -58,7 +58,7 @@ def test_a_near_command_is_named(refuse):
 @pytest.mark.parametrize(
     ("error", "code", "text"),
     [
-        (RuntimeError("it\nbroke"), 1, "error: RuntimeError: it; run again with --debug"),
+        (RuntimeError("it\nbroke"), 1, "error: RuntimeError: it broke; run again with --debug"),
         (ValueError(), 1, "error: ValueError: no message; run again"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (Stopped("stopped, and saved", 15), 143, "stopped, and saved"),

@@ -49,9 +49,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, str(error)
     if isinstance(error, UserError):
         return error.exit_code, f"error: {error}"
-    first_line = next(iter(str(error).splitlines()), "no message")
+    message = " ".join(str(error).split()) or "no message"
     return 1, (
-        f"error: {type(error).__name__}: {first_line}; run again with --debug for the traceback"
+        f"error: {type(error).__name__}: {message}; run again with --debug for the traceback"
     )
 
 
