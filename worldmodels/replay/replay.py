@@ -88,10 +88,6 @@ class Replay:
         self._config = config
         self._layout = RowLayout(spec)
         self._carry_mode = settle_carry(config.carry, carry_spec)
-        self._carry_reason = ""
-        if config.carry == "auto":
-            kind = "vectors" if self._carry_mode == "stored" else "no vectors, or large"
-            self._carry_reason = f" (auto: the states are {kind})"
         self._carry, self.burnin = make_carry(self._carry_mode, carry_spec, config.batch_size)
         window = config.batch_length + self.burnin
         self._plan = make_plan(config.capacity, config.segment, num_lanes, window, reserve)
@@ -124,11 +120,14 @@ class Replay:
         plan, store = self._plan, self._store
         place = "in memory only" if self._archive is None else f"saved in {self._archive.folder}"
         order = "fresh windows first, then uniform" if self._config.online else "uniform"
+        why = ""
+        if self._config.carry == "auto":
+            kind = "vectors" if self._carry_mode == "stored" else "no vectors, or large"
+            why = f" (auto: the states are {kind})"
         return (
             f"replay: newest {plan.capacity} rows of {store.row_bytes / 1024:.1f} KiB, "
             f"{self.bytes / 2**20:.0f} MiB taken now for {store.allocated} segments of "
-            f"{plan.segment_rows} rows, {place}; {order}; carry {self._carry_mode}"
-            f"{self._carry_reason}"
+            f"{plan.segment_rows} rows, {place}; {order}; carry {self._carry_mode}{why}"
         )
 
     def eligible(self, length: int) -> int:
