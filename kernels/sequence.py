@@ -77,6 +77,22 @@ def flat_positions(emit: Tensor, length: int) -> Tensor:
     return emit[:, 0] * length + emit[:, 1]
 
 
+def requests(
+    emit: Literal["all"] | Tensor, batch: int, length: int, device
+) -> tuple[Tensor, Tensor]:
+    """What was asked for by step, for kernels that store a state as they pass it.
+
+    Returns int32 order [M], the rows of the emitted states sorted by b * T + t, and offsets
+    [B * T + 1]: step b * T + t was asked for by the rows order[offsets[b * T + t]] up to
+    order[offsets[b * T + t + 1] - 1]. Shapes do not depend on values.
+    """
+    steps = torch.arange(batch * length + 1, device=device, dtype=torch.int32)
+    if isinstance(emit, str):
+        return steps[:-1].clone(), steps
+    flat, order = flat_positions(emit, length).to(torch.int32).sort(stable=True)
+    return order.to(torch.int32), torch.searchsorted(flat, steps, out_int32=True)
+
+
 def segments(reset: Tensor) -> Tensor:
     """Bool [B, T] -> how many resets there were up to and at t; the state given has segment 0."""
     return reset.cumsum(1)

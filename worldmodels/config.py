@@ -226,6 +226,8 @@ class Config:
     """Arithmetic of the networks; losses and distributions are always float32."""
     deterministic: bool = False
     """Only deterministic operations: the same seed gives the same run, bit for bit."""
+    kernel: Literal["auto", "reference", "eager", "triton", "mamba_ssm"] = "auto"
+    """Implementation of the operators; auto: Triton kernels on a GPU, torch elsewhere."""
     threads: int = 0
     """CPU threads of torch; 0 leaves torch's own choice."""
     num_envs: int = 1

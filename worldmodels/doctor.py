@@ -6,13 +6,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
+
 from worldmodels.config import Config
 from worldmodels.dry_run import dry_run
 from worldmodels.envs import registry
 from worldmodels.errors import UserError
-from worldmodels.kernels import dispatch
 from worldmodels.presets import default_presets, load_config
-from worldmodels.runtime.fabric import choose_device
+from worldmodels.runtime.fabric import choose_device, choose_kernels
 from worldmodels.runtime.rundir import describe_machine
 
 _WRITTEN_MIB = 64
@@ -27,7 +28,7 @@ def examine() -> dict[str, Any]:
         "device": device,
         "precision": precision,
         "reasons": reasons,
-        "kernels": [vars(dispatch.choose(name)) for name in dispatch.OPERATORS],
+        "kernels": [vars(choice) for choice in choose_kernels(torch.device(device))],
         "environments": [_environment(suite) for suite in registry.listing()],
         "disk": _disk(Path.cwd()),
         "training": _training(),

@@ -15,12 +15,16 @@ from worldmodels.config import Config
 from worldmodels.envs.registry import make
 from worldmodels.envs.vector import make_vec
 from worldmodels.files import save_tensors
-from worldmodels.kernels import dispatch
 from worldmodels.learner import Learner
 from worldmodels.objects import Batch
 from worldmodels.replay import Replay
 from worldmodels.runtime.clocks import Ratio
-from worldmodels.runtime.fabric import apply_torch_settings, build_fabric, choose_device
+from worldmodels.runtime.fabric import (
+    apply_torch_settings,
+    build_fabric,
+    choose_device,
+    choose_kernels,
+)
 from worldmodels.runtime.logs import Means
 from worldmodels.runtime.memory import keep_freed_memory
 from worldmodels.runtime.seeding import (
@@ -50,6 +54,7 @@ class System:
         fabric = build_fabric(device, precision)
         seed_globals(config.seed)
         self.config, self.device = config, fabric.device
+        self.kernels = choose_kernels(self.device)
         self.envs = make_vec(config.env, config.num_envs, stream_seed(config.seed, "envs"))
         self.learner = Learner(config, self.envs.spec, fabric)
         self.agent = Agent(
@@ -119,10 +124,9 @@ class System:
         state = self.agent.initial(1).carry.nbytes_per_row
         batch = config.replay.batch_size * config.replay.batch_length
         starts = min(config.actor_critic.starts or batch, batch)
-        kernels = [dispatch.choose(name) for name in dispatch.OPERATORS]
         return [
             *self.reasons,
-            *(f"kernel {k.operator}: {k.implementation} ({k.reason})" for k in kernels),
+            *(f"kernel {k.operator}: {k.implementation} ({k.reason})" for k in self.kernels),
             f"environment {spec.name}: {config.num_envs} of them, "
             + ", ".join(f"{key} {o.kind} {o.shape}" for key, o in spec.obs.items())
             + f"; {spec.action.size} {spec.action.kind} actions; frame skip {spec.frame_skip}",

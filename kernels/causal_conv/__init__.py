@@ -49,9 +49,35 @@ def causal_conv(
     check_shape(_NAME, "bias", bias, (channels,))
     if activation not in (None, "silu"):
         raise ValueError(f"{_NAME}: activation is {activation!r}; give None or 'silu'")
-    run = load(_NAME, implementation)
+    run = load(_NAME, x, implementation)
     with no_autocast(x):
         return run(x, weight, bias, activation, reset, initial_window)
+
+
+def conv_step(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    reset: Tensor | None = None,
+    window: Tensor,
+    implementation: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of `causal_conv`, without the time axis: y [B, D] and the next window [B, W-1, D].
+
+    x [B, D]; reset bool [B]; window [B, W-1, D]. The kernels have tiles of their own for it.
+    """
+    y, window = causal_conv(
+        x[:, None],
+        weight,
+        bias,
+        activation,
+        reset=None if reset is None else reset[:, None],
+        initial_window=window,
+        implementation=implementation,
+    )
+    return y[:, 0], window
 
 
 def windows(

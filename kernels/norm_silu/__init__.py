@@ -10,4 +10,4 @@ def norm_silu(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
     The result has the dtype of x. Source: RMSNorm, Zhang and Sennrich 2019 (arXiv 1910.07467).
     """
-    return load("norm_silu")(x, weight, eps)
+    return load("norm_silu", x)(x, weight, eps)

@@ -58,6 +58,43 @@ def selective_scan(
     check_shape(_NAME, "initial_state", initial_state, (batch, width, size))
     check_reset(_NAME, reset, batch, length)
     check_emit(_NAME, emit)
-    run = load(_NAME, implementation)
+    run = load(_NAME, u, implementation)
     with no_autocast(u):
         return run(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reset, initial_state, emit)
+
+
+def selective_step(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    reset: Tensor | None = None,
+    state: Tensor,
+    implementation: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of `selective_scan`, without the time axis: y [B, I] and the next state [B, I, N].
+
+    u, delta, z [B, I]; B, C [B, N]; reset bool [B]; state [B, I, N]. The kernels have tiles of
+    their own for it.
+    """
+    y, state, _ = selective_scan(
+        u[:, None],
+        delta[:, None],
+        A,
+        B[:, None],
+        C[:, None],
+        D,
+        None if z is None else z[:, None],
+        delta_bias,
+        delta_softplus,
+        reset=None if reset is None else reset[:, None],
+        initial_state=state,
+        implementation=implementation,
+    )
+    return y[:, 0], state

@@ -10,4 +10,4 @@ def sigmoid_error(logits: Tensor, target: Tensor) -> Tensor:
 
     In float32; the gradient reaches the logits alone.
     """
-    return load("sigmoid_error")(logits, target)
+    return load("sigmoid_error", logits)(logits, target)

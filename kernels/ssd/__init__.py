@@ -71,6 +71,6 @@ def ssd(
         raise ValueError(f"ssd: {heads} heads do not divide into {groups} groups; change either")
     if chunk < 1:
         raise ValueError(f"ssd: chunk is {chunk}; give at least 1")
-    run = load(_NAME, implementation)
+    run = load(_NAME, x, implementation)
     with no_autocast(x):
         return run(x, dt, A, B, C, D, z, dt_bias, dt_softplus, chunk, reset, initial_state, emit)

@@ -26,11 +26,17 @@ def test_every_operator_and_kind_of_call():
     }
     state = 4 * 512 * 16
     # The scan keeps all states anyway; indexed ones are copies.
-    assert extra["selective_scan", "I=512 N=16", "all"] == 0
-    assert extra["selective_scan", "I=512 N=16", "8 indexed"] == pytest.approx(8 * state, abs=2**10)
-    assert extra["ssd", "H=8 P=64 N=16", "all"] == pytest.approx(2 * 20 * state, abs=2**10)
+    assert extra["selective_scan", "channels=512 states=16", "all"] == 0
+    assert extra["selective_scan", "channels=512 states=16", "8 indexed"] == pytest.approx(
+        8 * state, abs=2**10
+    )
+    assert extra["ssd", "heads=8 width=64 states=16", "all"] == pytest.approx(
+        2 * 20 * state, abs=2**10
+    )
     # 8 states, and per sequence those between two chunks and before both.
-    assert extra["ssd", "H=8 P=64 N=16", "8 indexed"] == pytest.approx(14 * state, abs=2**10)
+    assert extra["ssd", "heads=8 width=64 states=16", "8 indexed"] == pytest.approx(
+        14 * state, abs=2**10
+    )
 
 
 def test_the_command(capsys, monkeypatch):
@@ -39,7 +45,12 @@ def test_the_command(capsys, monkeypatch):
     with pytest.raises(SystemExit, match="0"):
         main(run)
     printed = capsys.readouterr().out
-    for text in ("selective_scan", "H=8 P=64 N=128", "forward and backward", "MiB more"):
+    for text in (
+        "selective_scan",
+        "heads=8 width=64 states=128",
+        "forward and backward",
+        "MiB more",
+    ):
         assert text in printed
     with pytest.raises(SystemExit, match="0"):
         main([*run, "--json"])

@@ -36,6 +36,7 @@ TRAIN = [
     "--num-envs",
     "--train-ratio",
     "--horizon",
+    "--kernel",
     "--world-model.posterior",
     "--world-model.stoch",
     "--world-model.classes",

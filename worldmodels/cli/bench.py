@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from worldmodels.cli import bench_backbones
+from worldmodels.cli import bench_backbones, bench_kernels
 from worldmodels.cli.arguments import Parser
 from worldmodels.cli.choices import Choices, choose, read_choices
 from worldmodels.cli.options import apply_flags
@@ -101,51 +101,10 @@ def _replay_row(carry: str, part: dict[str, float]) -> list[str]:
     ]
 
 
-def _kernels(argv: list[str]) -> None:
-    parser = Parser("bench kernels", "Operators over time: eager against the plain loop, on a CPU.")
-    parser.add_argument("--repeats", type=int, default=7, help="pairs of calls measured")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.read(argv)
-    if args.repeats < 1:
-        raise UserError(f"--repeats is at least 1, not {args.repeats}")
-
-    from worldmodels.bench.kernels import bench_kernels  # torch, only now
-
-    command = shlex.join(["worldmodels", "bench", "kernels", *argv])
-    report = {"command": command, **bench_kernels(args.repeats)}
-    if args.json:
-        print(json.dumps(report, indent=1))
-        return
-    print(
-        f"CPU time of one thread; {report['batch']} x {report['length']} steps, "
-        f"single steps of {report['rows']} rows"
-    )
-    print_table(
-        ("operator", "size", "call", "reference ms", "eager ms", "ratio"),
-        [_speed_row(row) for row in report["speed"]],
-    )
-    print("emitted states, forward and backward")
-    print_table(
-        ("operator", "size", "emit", "ms", "MiB held", "MiB more"),
-        [_emission_row(row) for row in report["emission"]],
-    )
-
-
-def _speed_row(part: dict[str, Any]) -> list[str]:
-    milliseconds = (f"{1000 * part[key]:.2f}" for key in ("reference_seconds", "eager_seconds"))
-    return [part["operator"], part["size"], part["call"], *milliseconds, f"{part['ratio']:.2f}"]
-
-
-def _emission_row(part: dict[str, Any]) -> list[str]:
-    mebibytes = (f"{part[key] / 2**20:.1f}" for key in ("bytes", "extra_bytes"))
-    milliseconds = f"{1000 * part['seconds']:.2f}"
-    return [part["operator"], part["size"], part["emit"], milliseconds, *mebibytes]
-
-
 BENCHES: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "update": (_update, "one update of the learner, part by part ([ENV] [OPTIONS] as for train)"),
     "replay": (_replay, "sampling batches from the replay"),
-    "kernels": (_kernels, "operators over time: eager against the plain loop"),
+    "kernels": (bench_kernels.run, "operators over time: every implementation"),
     "backbones": (bench_backbones.run, "equally large backbones: speed, memory, prediction"),
 }
 """Name -> (function, one line of help)."""

@@ -7,6 +7,7 @@ import torch
 
 from worldmodels.config import Config
 from worldmodels.errors import UserError
+from worldmodels.kernels import dispatch
 
 _MIXED: dict[str, Literal["bf16-mixed", "16-mixed"]] = {"bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -70,8 +71,17 @@ def build_fabric(device: str, precision: str) -> Any:
     return fabric
 
 
+def choose_kernels(device: torch.device) -> list[dispatch.Choice]:
+    """The implementation of every operator there; raises UserError for one that cannot run."""
+    try:
+        return [dispatch.choose(name, device.type) for name in dispatch.OPERATORS]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def apply_torch_settings(config: Config) -> None:
-    """Threads, determinism and matrix precision of this process."""
+    """Threads, kernels, determinism and matrix precision of this process."""
+    dispatch.prefer(config.kernel)
     if config.threads:
         torch.set_num_threads(config.threads)
     if config.deterministic:

@@ -1,0 +1,81 @@
+"""The convolution that mamba-ssm takes from the library causal-conv1d (CUDA), to compare with."""
+
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldmodels.kernels.causal_conv import windows
+from worldmodels.kernels.launch import DTYPES
+from worldmodels.kernels.sequence import segments
+
+_WIDEST = 4
+_TOGETHER = 8
+"""Channels that the library loads in one piece."""
+
+
+def causal_conv(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    activation: str | None,
+    reset: Tensor | None,
+    initial_window: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """See `worldmodels.kernels.causal_conv.causal_conv`. The window takes the dtype of x.
+
+    The library sees resets as the numbers of packed sequences; it returns no window with them, so
+    that the last one is found here. Raises ValueError for what it cannot do and ImportError where
+    it is missing.
+    """
+    _refuse(x, weight.shape[1], reset, initial_window)
+    if initial_window is not None:
+        initial_window = initial_window.contiguous()
+    y = _library()(
+        x.contiguous().mT,
+        weight,
+        None if bias is None else bias.to(weight.dtype),
+        seq_idx=None if reset is None else segments(reset).to(torch.int32),
+        initial_states=None if initial_window is None else initial_window.to(x.dtype).mT,
+        activation=activation,
+    )
+    return y.mT, _last_window(x, weight.shape[1], reset, initial_window)
+
+
+def _last_window(
+    x: Tensor, width: int, reset: Tensor | None, initial_window: Tensor | None
+) -> Tensor:
+    x = x[:, 1 - width :]
+    reset = None if reset is None else reset[:, 1 - width :]
+    row = torch.arange(x.shape[0], device=x.device)
+    last = torch.stack([row, torch.full_like(row, x.shape[1] - 1)], 1)
+    return windows(x, width, reset=reset, initial_window=initial_window, emit=last)
+
+
+def _refuse(x: Tensor, width: int, reset: Tensor | None, initial_window: Tensor | None) -> None:
+    """Raise ValueError for what the library cannot do."""
+    reasons = []
+    if reset is not None and initial_window is not None:
+        reasons.append("takes no initial_window together with reset")
+    if width > _WIDEST:
+        reasons.append(f"has 2 to {_WIDEST} taps")
+    if x.shape[2] % _TOGETHER:
+        reasons.append(f"has a multiple of {_TOGETHER} channels")
+    if x.dtype not in DTYPES:
+        reasons.append(f"takes no {x.dtype}")
+    if not x.is_cuda:
+        reasons.append("runs on CUDA alone")
+    if reasons:
+        listed = " and ".join(reasons)
+        raise ValueError(f"causal_conv: mamba_ssm {listed}; choose another implementation")
+
+
+def _library() -> Any:
+    try:
+        return import_module("causal_conv1d").causal_conv1d_fn
+    except ImportError as error:
+        raise ImportError(
+            f"causal_conv: mamba_ssm needs causal_conv1d, which cannot be imported ({error}); "
+            "run pip install 'worldmodels-rl[mamba-ssm]' causal-conv1d"
+        ) from error
