@@ -80,7 +80,7 @@ def choose(operator: str, device: str) -> Choice:
             wanted, reason = "triton", "default on a GPU"
     elif wanted not in implementations(operator):
         return Choice(operator, "eager", f"{reason}, which this operator does not have")
-    _check_place(wanted, device, reason)
+    _check_place(operator, wanted, device, reason)
     if wanted == "triton":
         fault = _fault(operator, device)
         if fault is not None:
@@ -90,9 +90,10 @@ def choose(operator: str, device: str) -> Choice:
     return Choice(operator, wanted, reason)
 
 
-def _check_place(implementation: str, device: str, reason: str) -> None:
+def _check_place(operator: str, implementation: str, device: str, reason: str) -> None:
     """Raise ValueError where an implementation cannot run at all."""
-    if implementation == "mamba_ssm" and find_spec("mamba_ssm") is None:
+    library = "causal_conv1d" if operator == "causal_conv" else "mamba_ssm"
+    if implementation == "mamba_ssm" and find_spec(library) is None:
         raise ValueError(f"{reason}: run pip install 'worldmodels-rl[mamba-ssm]' first")
     runs = device == "cuda" or (implementation == "triton" and interpreting())
     if implementation in ("triton", "mamba_ssm") and not runs:

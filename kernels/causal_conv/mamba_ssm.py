@@ -77,5 +77,5 @@ def _library() -> Any:
     except ImportError as error:
         raise ImportError(
             f"causal_conv: mamba_ssm needs causal_conv1d, which cannot be imported ({error}); "
-            "run pip install 'worldmodels-rl[mamba-ssm]' causal-conv1d"
+            "run pip install 'worldmodels-rl[mamba-ssm]'"
         ) from error

@@ -329,6 +329,7 @@ def _backward_kernel(
             if SILU:
                 c = _weighted(offset, taps, seen, W)
                 s = tl.sigmoid(c)
+                # Before 0 there is no d, but c can be NaN, of a window that a reset cuts at 0.
                 inside = (first + i >= 0) & (first + i < T)
                 d = tl.where(inside, d * s * (1 + c * (1 - s)), 0.0)
             ds += (d,)

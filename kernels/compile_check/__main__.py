@@ -39,11 +39,10 @@ def main(argv: list[str] | None = None) -> int:
         print(
             f"sm_{arch} {needs.registers:3} registers {needs.shared:6} B shared  {name}", flush=True
         )
-    known_rows = table.read()
     if options.write and not faults:
-        table.write(merged(known_rows["kernels"], rows))
+        table.write(merged(table.read()["kernels"], rows))
     else:
-        faults += table.regressions(rows, known_rows)
+        faults += table.regressions(rows, table.read())
     print(*faults, f"{len(rows)} kernels, {len(faults)} faults", sep="\n")
     return 1 if faults else 0
 

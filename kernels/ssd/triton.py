@@ -10,6 +10,7 @@ bit.
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodels.kernels.launch import DTYPES
 from worldmodels.kernels.sequence import Emit, requests
 from worldmodels.kernels.ssd.triton_chunks import chunk_length, chunks
 from worldmodels.kernels.ssd.triton_emission import emission
@@ -32,6 +33,10 @@ def ssd(
     emit: Emit,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """See `worldmodels.kernels.ssd.ssd`."""
+    if x.dtype not in DTYPES:
+        raise ValueError(
+            f'ssd: the Triton kernels take no {x.dtype}; choose implementation="eager"'
+        )
     batch, length, heads, width = x.shape
     d = dt.float() if dt_bias is None else dt.float() + dt_bias.float()
     if dt_softplus:

@@ -165,7 +165,7 @@ def _backward(
         grad_D=grad_D,
         length=length,
         **constants,
-        SLICE_P=16,
+        SLICE_P=power_of_2(width, 16, 64 if x.dtype == torch.float32 else 16),
         SLICE_N=_slice_n(x, B),
     )
     grad_z = d.new_empty(0) if z is None else torch.empty_like(z)

@@ -29,12 +29,11 @@ def emission(
 
     `before` [B, chunks, H, P, N] are the states that the chunks start from.
     """
-    constants, number = blocks(x, B)
+    number, options = blocks(x, B)
     emitted = d.new_empty(order.shape[0], *before.shape[2:])
     launch(
         emission_kernel,
         (x.shape[0] * x.shape[2], number, before.shape[1]),
-        warps=4,
         x=x,
         d=d,
         decay=decay,
@@ -46,7 +45,7 @@ def emission(
         emitted=emitted,
         length=x.shape[1],
         CHUNK=chunk,
-        **constants,
+        **options,
     )
     return emitted
 
@@ -67,14 +66,13 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, d, decay, B and `before`."""
     batch, length, heads, _ = x.shape
-    constants, number = blocks(x, B)
+    number, options = blocks(x, B)
     grad_x, grad_before = torch.empty_like(x), torch.empty_like(before)
     grad_d, grad_decay = d.new_empty(2, number, batch, length, heads)
     grad_B = d.new_empty(number, batch, length, heads, B.shape[3])
     launch(
         emission_backward_kernel,
         (batch * heads, number, before.shape[1]),
-        warps=4,
         x=x,
         d=d,
         decay=decay,
@@ -91,7 +89,7 @@ def _backward(
         grad_before=grad_before,
         length=length,
         CHUNK=chunk,
-        **constants,
+        **options,
     )
     return grad_x, grad_d.sum(0), grad_decay.sum(0), over_heads(grad_B, B), grad_before
 
@@ -195,7 +193,7 @@ def emission_backward_kernel(
     p = tl.program_id(1) * BLOCK_P + tl.arange(0, BLOCK_P)
     n = tl.arange(0, BLOCK_N)
     first = row * length + chunk * CHUNK
-    part = tl.program_id(1) * (tl.num_programs(0) // HEADS).to(tl.int64) * length
+    part = tl.program_id(1) * tl.num_programs(0).to(tl.int64) * length
 
     g = tl.zeros((BLOCK_P, BLOCK_N), tl.float32)
     gl = tl.zeros((BLOCK_P,), tl.float32)
@@ -213,14 +211,15 @@ def emission_backward_kernel(
         B_t = tl.load(B + (at * GROUPS + group) * SIZE + n, mask=n < SIZE, other=0.0)
         gX = tl.sum(g * B_t.to(tl.float32)[None, :], 1)
         gB = tl.sum((d_t * x_t)[:, None] * g, 0)
-        gl -= gX * d_t * x_t
+        gl -= d_t * (gX * x_t)
         g *= tl.exp(tl.load(decay + place))
         if reset is not None:
-            g = tl.where(tl.load(reset + at), 0.0, g)
-            gl = tl.where(tl.load(reset + at), 0.0, gl)
-        to = (part + at) * HEADS + head
-        tl.store(grad_x + place * WIDTH + p, d_t * gX, mask=p < WIDTH)
+            cut = tl.load(reset + at)
+            g = tl.where(cut, 0.0, g)
+            gl = tl.where(cut, 0.0, gl)
+        to = part + place
         tl.store(grad_d + to, tl.sum(gX * x_t, 0))
         tl.store(grad_decay + to, tl.sum(gl, 0))
         tl.store(grad_B + to * SIZE + n, gB, mask=n < SIZE)
+        tl.store(grad_x + place * WIDTH + p, d_t * gX, mask=p < WIDTH)
     store_state(grad_before, (row * chunks + chunk) * HEADS + head, p, n, g, WIDTH, SIZE)

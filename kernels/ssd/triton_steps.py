@@ -17,12 +17,12 @@ from worldmodels.kernels.ssd.triton_common import (
 )
 
 
-def blocks(x: Tensor, B: Tensor) -> tuple[dict[str, Any], int]:
-    """Constants for states in registers, 32 numbers a thread of 4 warps, and the blocks of p."""
+def blocks(x: Tensor, B: Tensor) -> tuple[int, dict[str, Any]]:
+    """The blocks of p, and how their kernels are launched: 16 numbers of a state a thread."""
     block_n = triton.next_power_of_2(B.shape[3])
     block_p = power_of_2(x.shape[3], 1, max(4096 // block_n, 1))
-    constants = {**sizes(x, B), "BLOCK_P": block_p, "BLOCK_N": block_n}
-    return constants, triton.cdiv(x.shape[3], block_p)
+    options = {"warps": max(block_p * block_n // 512, 1), **sizes(x, B)}
+    return triton.cdiv(x.shape[3], block_p), options | {"BLOCK_P": block_p, "BLOCK_N": block_n}
 
 
 @operator("ssd_step")
@@ -38,12 +38,11 @@ def step(
     initial: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """y and the state after the step; T = 1."""
-    constants, number = blocks(x, B)
+    number, options = blocks(x, B)
     y, last = torch.empty_like(x), d.new_empty(x.shape[0], *x.shape[2:], B.shape[3])
     launch(
         step_kernel,
         (x.shape[0] * x.shape[2], number),
-        warps=4,
         x=x,
         d=d,
         decay=decay,
@@ -55,7 +54,7 @@ def step(
         initial=initial,
         y=y,
         last=last,
-        **constants,
+        **options,
     )
     return y, last
 
@@ -77,7 +76,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, d, decay, B, C, D, z and the initial state; empty where not given."""
     (batch, length, heads, width), size = x.shape, B.shape[3]
-    constants, number = blocks(x, B)
+    number, options = blocks(x, B)
     grad_x = torch.empty_like(x)
     grad_d, grad_decay = d.new_empty(2, number, batch, length, heads)
     grad_B, grad_C = d.new_empty(2, number, batch, length, heads, size)
@@ -87,7 +86,6 @@ def _backward(
     launch(
         step_backward_kernel,
         (batch * heads, number),
-        warps=4,
         x=x,
         d=d,
         decay=decay,
@@ -108,7 +106,7 @@ def _backward(
         grad_D=grad_D,
         grad_z=grad_z,
         grad_initial=grad_initial,
-        **constants,
+        **options,
     )
     return (
         grad_x,

@@ -124,8 +124,8 @@ def _rows(operator, arguments, label, length, rates, measure) -> list[dict[str, 
                 function = load(operator, first, name)
                 call = partial(_learn if learns else _forward, function, arguments)
                 row |= measure(call)
-            except (ValueError, ImportError) as error:
-                row["reason"] = str(error)
+            except (ValueError, ImportError, RuntimeError) as error:
+                row["reason"] = str(error).splitlines()[0]
             rows.append(row)
     return rows
 
