@@ -41,8 +41,8 @@ SIZES = {
         {"channels": 512, "taps": 2},
     ],
 }
-"""The first of each is the quick check's. For `ssd` these are the sizes that Mamba-2 is built of: with
-a width or a number of states that is no power of two some kernels spill 8 or 16 bytes."""
+"""The first of each is the quick check's. For `ssd` these are the sizes that Mamba-2 is built of:
+where width or states are no power of two, some kernels spill 8 or 16 bytes."""
 OLDEST = {"selective_scan": 75, "causal_conv": 75, "ssd": 80}
 """Compute capability from which an operator is compiled; `ssd` needs tensor cores with TF32."""
 

@@ -170,6 +170,19 @@ def test_an_import_that_fails_is_turned_down(stand_in, monkeypatch):
         assert dispatch.choose("ssd", "cpu").implementation == "eager"
 
 
+@pytest.mark.parametrize("operator", dispatch.OVER_TIME)
+def test_kernels_refuse_float64(operator):
+    pytest.importorskip("triton")
+    arguments = self_test.draw_arguments(operator)
+    wide = {k: x.double() if _floating(x) else x for k, x in arguments.items()}
+    with pytest.raises(ValueError, match=r"float64.*eager"):
+        dispatch.load(operator, X, "triton")(**wide)
+
+
+def _floating(x) -> bool:
+    return isinstance(x, torch.Tensor) and x.is_floating_point()
+
+
 def test_a_nan_is_a_fault():
     def wrong(**arguments):
         y, last = dispatch.load("causal_conv", X, "eager")(**arguments)
