@@ -30,6 +30,8 @@ LENGTHS = [2, 4, 8, 16, 32, 64]
 PARAMETERS = 204_000
 """Of the world model, within 3 %; the width of the backbone is solved for."""
 PRESET = "memory"
+LEARNING_RATES = {"gru": 1e-3, "rssm": 1e-3}
+"""Others: 3e-4, with which a stack keeps what it learned; README.md says what was tried."""
 IMAGINED = 3
 """Steps of imagination; the choice is a single one."""
 LEARNED = 0.9
@@ -48,6 +50,7 @@ def configuration(backbone: str, length: int, updates: int) -> Config:
         device="cpu",
         threads=1,
         steps=steps,
+        optimizer=replace(config.optimizer, learning_rate=LEARNING_RATES.get(backbone, 3e-4)),
         actor_critic=replace(config.actor_critic, imagination_length=IMAGINED, starts=0),
         replay=replace(config.replay, batch_length=rows),
         log=replace(config.log, every=max(1, steps // 40), tensorboard=False),
@@ -176,7 +179,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS)
     parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=BACKBONES)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--updates", type=int, default=1200)
+    parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, a core each")
     parser.add_argument("--out", type=Path, default=HERE, help="of results.json and the plot")
     parser.add_argument("--runs", type=Path, default=Path("runs/tmaze"), help="of the run folders")
@@ -185,7 +188,8 @@ def main() -> None:
         "command": shlex.join(["python", *sys.argv]),
         "machine": describe_machine(),
         "updates": options.updates,
-        "settings": load_preset(PRESET) | {"imagination_length": IMAGINED},
+        "settings": load_preset(PRESET)
+        | {"imagination_length": IMAGINED, "learning_rates": LEARNING_RATES | {"others": 3e-4}},
     }
     options.out.mkdir(parents=True, exist_ok=True)
     runs = finished(options.out, header)
