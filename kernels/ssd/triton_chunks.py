@@ -30,11 +30,6 @@ def _constants(x: Tensor, B: Tensor, chunk: int) -> dict[str, Any]:
     return sizes(x, B) | {"CHUNK": chunk, "PRECISION": "tf32x3" if exact else "tf32"}
 
 
-def _slice_n(x: Tensor, B: Tensor) -> int:
-    """How much of n is multiplied at a time, where whole chunks are in registers beside it."""
-    return power_of_2(B.shape[3], 16, 16 if x.dtype == torch.float32 else 32)
-
-
 def _state_blocks(x: Tensor, B: Tensor, chunk: int) -> tuple[dict[str, int], tuple[int, int]]:
     """The block of a state that one program carries, and the number of these along p and n."""
     (width, size), tall = (x.shape[3], B.shape[3]), min(2048 // chunk, 64)
@@ -102,7 +97,7 @@ def _outputs(x: Tensor, d, decay, B: Tensor, C, D, z, reset, before: Tensor, gra
         length=x.shape[1],
         **_constants(x, B, chunk),
         BLOCK_P=block,
-        SLICE_N=_slice_n(x, B),
+        SLICE_N=power_of_2(B.shape[3], 16, 32),
     )
 
 
@@ -146,6 +141,8 @@ def _backward(
     )
     grad_x, grad_d = torch.empty_like(x), torch.empty_like(d)
     grad_D = None if D is None else d.new_empty(before.shape[:4])
+    # All of p at once spares loads, where registers hold it.
+    whole = x.dtype == torch.float32 and width <= 64
     launch(
         inputs_backward_kernel,
         (batch * heads, before.shape[1]),
@@ -165,18 +162,20 @@ def _backward(
         grad_D=grad_D,
         length=length,
         **constants,
-        SLICE_P=power_of_2(width, 16, 64 if x.dtype == torch.float32 else 16),
-        SLICE_N=_slice_n(x, B),
+        SLICE_P=power_of_2(width, 16, 64) if whole else 16,
+        SLICE_N=16,
     )
     grad_z = d.new_empty(0) if z is None else torch.empty_like(z)
     if z is not None:
         _outputs(x, d, decay, B, C, D, z, reset, before, grad_y, grad_z, chunk)
-    block = _slice_n(x, B)
-    grad_decay = d.new_empty(triton.cdiv(size, block), batch, length, heads)
+    # Of p and n together what registers hold; a block of n is a part of the gradient of the decay.
+    slice_p, block_n = (32, 16) if x.dtype == torch.float32 else (16, 32)
+    block_n = power_of_2(size, 16, block_n)
+    grad_decay = d.new_empty(triton.cdiv(size, block_n), batch, length, heads)
     grad_B, grad_C = d.new_empty(2, 1, batch, length, heads, size)
     launch(
         pairs_backward_kernel,
-        (batch * heads, triton.cdiv(size, block), before.shape[1]),
+        (batch * heads, triton.cdiv(size, block_n), before.shape[1]),
         warps=4,
         x=x,
         d=d,
@@ -193,8 +192,8 @@ def _backward(
         grad_C=grad_C,
         length=length,
         **constants,
-        SLICE_P=power_of_2(width, 16, 32),
-        BLOCK_N=block,
+        SLICE_P=power_of_2(width, 16, slice_p),
+        BLOCK_N=block_n,
     )
     return (
         grad_x,

@@ -20,7 +20,7 @@ at every reset: no bit of the past remains. What a reset cuts is replaced by 0, 
 a not-a-number stops there, unless it has to pass a product of the very chunk that it is in.
 
 In all kernels the first axis of the grid is row * H + head; [B, T, ...] tensors are addressed by
-the step `at` = row * T + t.
+the step `at` = row * T + t. Products of chunks need tensor cores with TF32 (compute capability 8).
 """
 
 import triton
@@ -93,7 +93,7 @@ def _join(S, rest, resets, next_S, next_rest, next_resets):
 
 @triton.jit
 def sums(decay, reset, at, head, i, valid, HEADS: tl.constexpr):
-    """S = S + rest since the start of the chunk or the last reset, and the resets so far; all [Q].
+    """S since the start of the chunk or the last reset, as two floats, and the resets so far; [Q].
 
     Steps that are not valid neither decay nor reset; at a reset there is nothing to decay.
     """

@@ -135,8 +135,8 @@ def emission_kernel(
     n = tl.arange(0, BLOCK_N)
     first = row * length + chunk * CHUNK
     steps = tl.minimum(CHUNK, length - chunk * CHUNK)
-    if tl.load(offsets + first) == tl.load(offsets + first + steps):
-        steps = 0  # nothing was asked for
+    asked = tl.load(offsets + first) < tl.load(offsets + first + steps)
+    steps = tl.where(asked, steps, 0)
 
     h = load_state(before, (row * chunks + chunk) * HEADS + head, p, n, WIDTH, SIZE)
     for at in range(first, first + steps):

@@ -1,6 +1,7 @@
 """Forward kernels over chunks: the states between them, then the outputs, of all chunks at once.
 
-One kernel for both would keep more tiles alive than there are registers.
+One kernel for both would keep more tiles alive than there are registers: where one product feeds
+another, every warp holds the whole of their right operands. Hence the slices of n, too.
 """
 
 import triton
@@ -92,8 +93,8 @@ def outputs_kernel(
 ):
     """p = (C B^T * M) X + w (C H^T) + D x and y = p silu(z): a chunk of a head, a block of p.
 
-    Where `grad_y` is given, the gradient of z is left in place of y: gy p silu'(z). To compute p
-    again in the backward costs less than to keep it.
+    Where `grad_y` is given, the gradient of z is left in place of y: gy p silu'(z). The backward
+    computes p again so that nothing as large as x is kept in float32.
     """
     row, head = tl.program_id(0).to(tl.int64) // HEADS, tl.program_id(0) % HEADS
     chunk, chunks = tl.program_id(2), tl.num_programs(2)
