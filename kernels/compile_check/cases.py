@@ -33,6 +33,7 @@ SIZES = {
         {"heads": 8, "width": 64, "states": 64},
         {"heads": 8, "width": 64, "states": 16},
         {"heads": 8, "width": 64, "states": 128},
+        {"heads": 5, "width": 40, "states": 20},
     ],
     "causal_conv": [
         {"channels": 512, "taps": 4},
@@ -41,8 +42,7 @@ SIZES = {
         {"channels": 512, "taps": 2},
     ],
 }
-"""The first of each is the quick check's. For `ssd` these are the sizes that Mamba-2 is built of:
-where width or states are no power of two, some kernels spill 8 or 16 bytes."""
+"""The first of each is the quick check's."""
 OLDEST = {"selective_scan": 75, "causal_conv": 75, "ssd": 80}
 """Compute capability from which an operator is compiled; `ssd` needs tensor cores with TF32."""
 
