@@ -15,9 +15,6 @@ from worldmodels.kernels.arguments import MAKE, OPTIONAL, Arguments, learned, le
 from worldmodels.kernels.launch import Launch, recorded
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "fp16": torch.float16}
-USES = ("train", "plain", "act", "step")
-"""train: gradients, all optional arguments and states at requested steps; plain: gradients and no
-optional argument; act: no gradient; step: one step of imagination, with gradients."""
 ROWS = 1024
 """Emitted states, and rows of a step."""
 BATCH, LENGTH = 16, 64
@@ -55,6 +52,8 @@ class Case:
     size: tuple[tuple[str, int], ...]
     dtype: str
     use: str
+    """train: gradients, all optional arguments and states at requested steps; plain: gradients and
+    no optional argument; act: no gradient; step: one step of imagination, with gradients."""
 
     @property
     def name(self) -> str:
@@ -88,10 +87,7 @@ class Case:
 
 
 def cases(quick: bool) -> Iterator[Case]:
-    """What is trained and stepped in every dtype and at every size; other uses at the first size.
-
-    With `quick`, one case for each operator.
-    """
+    """`_FIRST` at each operator's first size, `_SIZED` at the others; `quick`: `_QUICK` alone."""
     for operator, sizes in SIZES.items():
         for place, size in enumerate(sizes):
             for dtype, use in _QUICK if quick else _FIRST if place == 0 else _SIZED:

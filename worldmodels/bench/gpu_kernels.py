@@ -49,7 +49,7 @@ SHAPES: dict[str, list[tuple[int, int, dict[str, int]]]] = {
 """Batch, steps and sizes; one step of 1024 rows is what imagination decodes."""
 IMPLEMENTATIONS = ("triton", "eager", "reference", "mamba_ssm")
 LOOPED = 64
-"""The longest sequence for the implementations that loop over time in Python."""
+"""The longest sequence for what loops over time in Python."""
 USES = {
     "bare": "no optional argument",
     "resets": "2 % of the steps reset, and an initial state",
@@ -116,7 +116,8 @@ def _rows(operator, arguments, label, length, rates, measure) -> list[dict[str, 
         learns = direction != "forward"
         floors = _floors(operator, arguments, rates, learns)
         for name in IMPLEMENTATIONS:
-            if name in ("eager", "reference") and length > LOOPED and operator != "ssd":
+            loops = name == "reference" or (name, operator) == ("eager", "selective_scan")
+            if loops and length > LOOPED:
                 continue
             row = label | {"direction": direction, "implementation": name, **floors}
             try:
