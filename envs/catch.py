@@ -8,13 +8,16 @@ from worldmodels.envs.configs import CatchConfig
 from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec, Step
 
 ROWS, COLUMNS = 10, 5
+_MOVES = {"normal": (-1, 0, 1), "reversed": (1, 0, -1), "rotated": (0, 1, -1)}
+"""Columns that the paddle moves by, per action."""
 
 
 class Catch:
     """A ball falls one row a step from a random column; 9 steps on it is caught (+1) or lost (-1).
 
     Observation: `planes` bool [10, 5, 1], ball and paddle in one plane. Actions: left, stay, right.
-    After bsuite's catch (Osband et al. 2020).
+    After bsuite's catch (Osband et al. 2020). The options of `CatchConfig` change what is seen and
+    what the actions do, never the returns: random play -0.6, the best 1.
     """
 
     Config = CatchConfig
@@ -31,6 +34,7 @@ class Catch:
             random_score=-0.6,
             reference_score=1.0,
         )
+        self._config = config
         self._random = np.random.default_rng(seed)
         self._ball_row = self._ball_column = 0
         self._paddle = COLUMNS // 2
@@ -42,20 +46,25 @@ class Catch:
         return Step.row(self._obs(), is_first=True)
 
     def step(self, action: np.ndarray) -> Step:
-        """Move the paddle by `action - 1`, let the ball fall one row."""
-        self._paddle = min(max(self._paddle + int(action) - 1, 0), COLUMNS - 1)
+        """Move the paddle, let the ball fall one row."""
+        self._paddle = min(max(self._paddle + self._move(int(action)), 0), COLUMNS - 1)
         self._ball_row += 1
         landed = self._ball_row == ROWS - 1
         caught = self._ball_column == self._paddle
         reward = (1.0 if caught else -1.0) if landed else 0.0
         return Step.row(self._obs(), reward, is_last=landed, is_terminal=landed)
 
+    def _move(self, action: int) -> int:
+        return _MOVES[self._config.controls][action]
+
     def _obs(self) -> dict[str, np.ndarray]:
         planes = np.zeros((ROWS, COLUMNS, 1), np.bool_)
         if self._ball_row < self._rows_seen:
             planes[self._ball_row, self._ball_column] = True
         planes[ROWS - 1, self._paddle] = True
-        return {"planes": planes}
+        if self._config.view == "flipped":
+            planes = planes[::-1]
+        return {"planes": planes ^ self._config.inverted}
 
     def get_state(self) -> dict[str, Any]:
         """Ball, paddle and random stream."""

@@ -22,23 +22,43 @@ def _require(holds: bool, name: str, field: str, value: object, allowed: str) ->
 
 @dataclass(frozen=True)
 class CatchConfig:
-    """Catch on 10 x 5 cells (bsuite, Osband et al. 2020): nothing to choose."""
+    """Catch on 10 x 5 cells (bsuite, Osband et al. 2020); the options make tasks of equal returns
+    that look different and whose controls conflict."""
 
     name: str = "catch"
     """Environment name."""
+    view: Literal["upright", "flipped"] = "upright"
+    """`flipped`: upside down, the ball rises to a paddle at the top."""
+    inverted: bool = False
+    """Lit cells are dark and dark cells lit."""
+    controls: Literal["normal", "reversed", "rotated"] = "normal"
+    """What actions 0, 1, 2 do: left, stay, right (`normal`); right, stay, left (`reversed`); stay,
+    right, left (`rotated`)."""
 
     def __post_init__(self) -> None:
+        self._check_name()
+        views, controls = ("upright", "flipped"), ("normal", "reversed", "rotated")
+        _require(self.view in views, self.name, "view", self.view, f"one of {', '.join(views)}")
+        _require(
+            self.controls in controls,
+            self.name,
+            "controls",
+            self.controls,
+            f"one of {', '.join(controls)}",
+        )
+
+    def _check_name(self) -> None:
         _require(self.name == "catch", "catch", "name", f"'{self.name}'", "'catch'")
 
 
 @dataclass(frozen=True)
 class MemoryCatchConfig(CatchConfig):
-    """Catch whose ball is seen in the first two rows only: nothing to choose."""
+    """Catch whose ball is seen in the first two rows only."""
 
     name: str = "memory:catch"
     """Environment name."""
 
-    def __post_init__(self) -> None:
+    def _check_name(self) -> None:
         task = "memory:catch"
         _require(self.name.lower() == task, task, "name", f"'{self.name}'", f"'{task}'")
         object.__setattr__(self, "name", task)

@@ -33,10 +33,9 @@ class MemoryCatch(Catch):
         super().__init__(config, seed)
         self.spec = replace(self.spec, memoryless_score=-0.6)
 
-    def step(self, action: np.ndarray) -> Step:
-        """As in Catch, but for the paddle that waits until the ball is out of sight."""
-        stay = np.array(1)
-        return super().step(stay if self._ball_row < self._rows_seen else action)
+    def _move(self, action: int) -> int:
+        """As in Catch, but the paddle waits until the ball is out of sight."""
+        return 0 if self._ball_row < self._rows_seen else super()._move(action)
 
 
 class MemoryTMaze:

@@ -3,7 +3,7 @@
 Letters: E environments. Everything here is numpy; images are uint8 HWC.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -71,6 +71,13 @@ class Step:
     """bool [E]: False only where the emulator does not show the true last frame."""
     is_real_step: np.ndarray
     """bool [E]: the given action was executed; False on the row that a reset gives."""
+    task: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    """int32 [E]: index of the task within a stream of tasks, 0 everywhere if left out. For logs and
+    diagnostics alone: it reaches neither the agent nor a batch."""
+
+    def __post_init__(self):
+        if not len(self.task):
+            self.task = np.zeros(len(self.reward), np.int32)
 
     @staticmethod
     def row(
@@ -82,6 +89,7 @@ class Step:
         is_terminal: bool = False,
         life_lost: bool = False,
         obs_valid: bool = True,
+        task: int = 0,
     ) -> "Step":
         """The row of one environment (E = 1) from its plain values; copies every observation."""
         return Step(
@@ -93,18 +101,19 @@ class Step:
             life_lost=np.array([life_lost]),
             obs_valid=np.array([obs_valid]),
             is_real_step=np.array([not is_first]),
+            task=np.array([task], np.int32),
         )
 
     @staticmethod
     def stack(steps: "list[Step]") -> "Step":
         """E steps of one environment each (leading axis 1) as one `Step`."""
-        flags = {
-            field.name: np.concatenate([getattr(step, field.name) for step in steps])
-            for field in fields(Step)
-            if field.name != "obs"
-        }
+        flags = {name: np.concatenate([getattr(step, name) for step in steps]) for name in _FLAT}
         obs = {key: np.concatenate([step.obs[key] for step in steps]) for key in steps[0].obs}
         return Step(obs=obs, **flags)
+
+
+_FLAT = tuple(field.name for field in fields(Step) if field.name != "obs")
+"""The fields of a `Step` that are one number per environment."""
 
 
 class Env(Protocol):
@@ -127,8 +136,8 @@ class Env(Protocol):
         """
         ...
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue exactly from `get_state`'s answer."""
+    def set_state(self, state: dict[str, Any]) -> bool | None:
+        """Continue exactly from `get_state`'s answer; True where only a reset can follow."""
         ...
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ from worldmodels.envs.rollout import RandomPlay, first_difference
 from worldmodels.envs.spec import Env, EnvSpec, Step
 
 _FLAGS = ("is_first", "is_last", "is_terminal", "life_lost", "obs_valid", "is_real_step")
+_NUMBERS = {"reward": np.float32, "task": np.int32}
 _PLAIN = (bytes, str, int, float, bool, type(None), np.ndarray)
 
 
@@ -77,9 +78,9 @@ def _check_rows(env: Env, steps: int) -> list[str]:
 
 
 def _check_types(row: Step, spec: EnvSpec, where: str) -> None:
-    for name in ("reward", *_FLAGS):
+    for name in ("reward", *_FLAGS, "task"):
         value = getattr(row, name)
-        dtype = np.float32 if name == "reward" else np.bool_
+        dtype = _NUMBERS.get(name, np.bool_)
         _require(
             isinstance(value, np.ndarray) and value.dtype == dtype,
             "types",

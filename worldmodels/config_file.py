@@ -9,12 +9,13 @@ from dataclasses import asdict, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import yaml
 
 from worldmodels.config import Config
 from worldmodels.envs.registry import config_for
+from worldmodels.envs.values import read_value
 from worldmodels.errors import UserError, near
 from worldmodels.registry import backbone_config
 
@@ -79,7 +80,7 @@ def from_dict(
     for block, defaults_of in DEFAULTS_OF.items():
         given = options.get(block)
         if isinstance(given, Mapping) and "name" in given:
-            defaults = defaults_of(_read(given["name"], str, f"{block}.name", spell))
+            defaults = defaults_of(read_value(given["name"], str, spell(f"{block}.name")))
             if defaults.name != getattr(base, block).name:
                 base = replace(base, **{block: defaults})
             options = {**options, block: {**given, "name": defaults.name}}
@@ -113,7 +114,7 @@ def _apply(
             raise unknown_option(path, root, spell)
         current = getattr(into, key)
         if not is_dataclass(current):
-            changes[key] = _read(value, types[key], path, spell)
+            changes[key] = read_value(value, types[key], spell(path))
         elif isinstance(value, Mapping):
             changes[key] = _apply(value, current, f"{path}.", root, spell)
         else:
@@ -130,69 +131,6 @@ def unknown_option(path: str, config: Config, spell: Callable[[str], str] = str)
     return UserError(
         f"unknown option '{spell(path)}'{near(spell(path), map(spell, option_names(config)))}"
     )
-
-
-def _read(value: Any, kind: Any, path: str, spell: Callable[[str], str]) -> Any:
-    """`value` as the type `kind`; numbers may be text, because YAML reads `1e5` as text."""
-    if get_origin(kind) is Literal:
-        for choice in get_args(kind):
-            if str(choice) == str(value):
-                return choice
-        choices = [str(choice) for choice in get_args(kind)]
-        raise UserError(
-            f"{spell(path)} is one of {', '.join(choices)}, not {value!r}"
-            f"{near(str(value), choices)}"
-        )
-    if kind not in _READERS:
-        return value  # a plug-in's own type, which its dataclass checks
-    described, read = _READERS[kind]
-    try:
-        return read(value)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"{spell(path)} is {described}, not {value!r}") from error
-
-
-def whole_number(value: Any) -> int:
-    """`value`, a number or its text, as an int; ValueError where it has a fraction."""
-    if isinstance(value, str) and value.strip().lstrip("+-").isdecimal():
-        return int(value)
-    number = _number(value)
-    if not number.is_integer():
-        raise ValueError
-    return value if isinstance(value, int) else int(number)
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool):
-        raise ValueError
-    return float(value)
-
-
-def _instance_of(kind: type) -> Callable[[Any], Any]:
-    def read(value: Any) -> Any:
-        if not isinstance(value, kind):
-            raise ValueError
-        return value
-
-    return read
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    words = value.split(",") if isinstance(value, str) else value
-    if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
-        raise ValueError
-    return tuple(word.strip() for word in words)
-
-
-_READERS: Mapping[Any, tuple[str, Callable[[Any], Any]]] = MappingProxyType(
-    {
-        int: ("a whole number", whole_number),
-        float: ("a number", _number),
-        str: ("text", _instance_of(str)),
-        bool: ("true or false", _instance_of(bool)),
-        tuple[str, ...]: ("a list of names, as a,b,c", _names),
-    }
-)
 
 
 _FIXED = (

@@ -1,20 +1,8 @@
 """Errors meant for the user, and the near names they list."""
 
-from collections.abc import Iterable
-from difflib import get_close_matches
-
-from worldmodels.envs.errors import UserError
+from worldmodels.envs.errors import UserError, near
 
 __all__ = ["NonFinite", "Stopped", "UserError", "near"]
-
-
-def near(word: str, names: Iterable[str]) -> str:
-    """`; did you mean 'a' or 'b'?`, or an empty string where nothing is close."""
-    by_lower = {name.lower(): name for name in names}
-    close = get_close_matches(word.lower(), by_lower, n=3, cutoff=0.6)
-    if not close:
-        return ""
-    return "; did you mean " + " or ".join(f"'{by_lower[name]}'" for name in close) + "?"
 
 
 class Stopped(UserError):

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from worldmodels.config_file import whole_number
+from worldmodels.envs.values import whole_number
 from worldmodels.errors import UserError, near
 
 
