@@ -9,7 +9,7 @@ allocates its results and launches nothing.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -77,15 +77,29 @@ def recorded() -> Iterator[list[Launch]]:
         _recorders.remove(record)
 
 
-def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
-    """Register a body of launches with torch as `worldmodels::name`: its own shape function too.
+def operator(
+    name: str, shapes: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Any]:
+    """Register a body with torch as `worldmodels::name`, so that a graph holds it as one operator.
 
-    The body returns tensors (never None) that share no memory with its inputs or each other.
+    The body returns tensors (never None) that share no memory with its inputs or each other. It is
+    its own shape function too, unless `shapes`, which takes the same arguments, is given: for a
+    body that is no launch but a loop.
     """
 
     def register(body: Callable[..., Any]) -> Any:
         registered = torch.library.custom_op(f"worldmodels::{name}", body, mutates_args=())
-        registered.register_fake(body)
+        registered.register_fake(shapes or body)
         return registered
 
     return register
+
+
+def learns(inputs: Iterable[Tensor | None]) -> bool:
+    """Whether a call on these is recorded to be differentiated."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+
+
+def needs_operator(inputs: Iterable[Tensor | None]) -> bool:
+    """Whether a call is to be differentiated or traced: otherwise the operator's body will do."""
+    return learns(inputs) or torch.compiler.is_compiling()

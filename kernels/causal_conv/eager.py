@@ -5,8 +5,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from worldmodels.kernels.launch import needs_operator, operator
 from worldmodels.kernels.sequence import no_autocast, row_blocks, segments, wide_dtype
 
 _CACHED = 2**19
@@ -33,9 +33,8 @@ def causal_conv(
     if bias is not None:
         bias = bias.to(dtype)
     inputs = (x, window, taps, bias, bits)
-    learns = torch.is_grad_enabled() and any(i is not None and i.requires_grad for i in inputs)
-    conv: Any = _Conv.apply if learns else _forward
-    y = conv(*inputs, activation == "silu")
+    run: Any = _operator if needs_operator(inputs) else _forward
+    y = run(*inputs, activation == "silu")
     recent = torch.cat([window[:, x.shape[1] :], x[:, -past:]], 1)
     if reset is not None:
         segment = F.pad(segments(reset), (past, 0))
@@ -72,7 +71,15 @@ def _convolved(sources: list[Tensor], taps: Tensor, bias: Tensor | None) -> Tens
     return total if bias is None else total.add_(bias)
 
 
-def _forward(x, window, taps, bias, bits, silu: bool) -> Tensor:
+def _forward(
+    x: Tensor,
+    window: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    bits: Tensor | None,
+    silu: bool,
+) -> Tensor:
+    """y [B, T, D]; x of the same shape, window [B, W-1, D], taps [W, D], bits as `_tap_bits`."""
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     for rows in row_blocks(y, _CACHED):
         total = _convolved(_sources(x, window, bits, rows), taps, bias)
@@ -80,32 +87,59 @@ def _forward(x, window, taps, bias, bits, silu: bool) -> Tensor:
     return y
 
 
-class _Conv(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, window, taps, bias, bits, silu: bool):
-        ctx.save_for_backward(x, window, taps, bias, bits)
-        ctx.silu = silu
-        return _forward(x, window, taps, bias, bits, silu)
+def _forward_shapes(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, window, taps, bias, bits = ctx.saved_tensors
-        with no_autocast(x):
-            grad_bias = None if bias is None else torch.zeros_like(bias)
-            grad_taps = torch.zeros_like(taps)
-            past, length = window.shape[1], x.shape[1]
-            joined = x.new_zeros(x.shape[0], past + length, x.shape[2])
-            for rows in row_blocks(x, _CACHED):
-                g, sources = grads[0][rows], _sources(x, window, bits, rows)
-                if ctx.silu:
-                    g = torch.ops.aten.silu_backward(g, _convolved(sources, taps, bias))
-                if grad_bias is not None:
-                    grad_bias += g.sum((0, 1))
-                for k, source in enumerate(sources):
-                    grad_taps[k] += (g * source).sum((0, 1))
-                    part = g * taps[k]
-                    if bits is not None and k < past:
-                        part.view(bits.dtype).bitwise_and_(bits[k, rows, :, None])
-                    joined[rows, k : k + length] += part
-        return joined[:, past:], joined[:, :past], grad_taps, grad_bias, None, None
+
+_operator = operator("causal_conv_eager", _forward_shapes)(_forward)
+
+
+def _backward_shapes(grad_y: Tensor, x: Tensor, window: Tensor, taps: Tensor, bias, *_: Any):
+    """Empty: gradients of the window and x, one after the other, of the taps and of the bias."""
+    joined = x.new_empty(x.shape[0], window.shape[1] + x.shape[1], x.shape[2])
+    return joined, torch.empty_like(taps), taps.new_empty(0 if bias is None else bias.shape)
+
+
+@operator("causal_conv_eager_backward", _backward_shapes)
+def _backward(
+    grad_y: Tensor,
+    x: Tensor,
+    window: Tensor,
+    taps: Tensor,
+    bias: Tensor | None,
+    bits: Tensor | None,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    results = _backward_shapes(grad_y, x, window, taps, bias)
+    joined, grad_taps, grad_bias = (result.zero_() for result in results)
+    past, length = window.shape[1], x.shape[1]
+    for rows in row_blocks(x, _CACHED):
+        g, sources = grad_y[rows], _sources(x, window, bits, rows)
+        if silu:
+            g = torch.ops.aten.silu_backward(g, _convolved(sources, taps, bias))
+        if bias is not None:
+            grad_bias += g.sum((0, 1))
+        for k, source in enumerate(sources):
+            grad_taps[k] += (g * source).sum((0, 1))
+            part = g * taps[k]
+            if bits is not None and k < past:
+                part.view(bits.dtype).bitwise_and_(bits[k, rows, :, None])
+            joined[rows, k : k + length] += part
+    return joined, grad_taps, grad_bias
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.silu = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx, grad_y: Tensor) -> tuple[Tensor | None, ...]:
+    x, window, taps, bias, bits = ctx.saved_tensors
+    with no_autocast(x):
+        found = _backward(grad_y, x, window, taps, bias, bits, ctx.silu)
+    (joined, grad_taps, grad_bias), past = found, window.shape[1]
+    grad_bias = None if bias is None else grad_bias
+    return joined[:, past:], joined[:, :past], grad_taps, grad_bias, None, None
+
+
+_operator.register_autograd(_differentiate, setup_context=_save)

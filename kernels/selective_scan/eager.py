@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from worldmodels.kernels.launch import learns, needs_operator, operator
 from worldmodels.kernels.sequence import (
     Emit,
     flat_positions,
@@ -71,19 +71,15 @@ def _scan(inputs: Inputs, emit: Emit) -> tuple[Tensor, Tensor, Tensor | None]:
     """In one piece, or in stretches of time where the states to store are too many."""
     length, last = inputs[0].shape[1], inputs[5]
     step_bytes = last.numel() * last.element_size()
-    store = _learns(inputs) or emit is not None
+    store = learns(inputs) or emit is not None
     if store and not isinstance(emit, str) and length * step_bytes > _STORED:
         return _in_stretches(*inputs, emit, max(_STRETCH // step_bytes, 1))
     return _in_one_piece(inputs, emit)
 
 
-def _learns(inputs: Inputs) -> bool:
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-
-
 def _in_one_piece(inputs: Inputs, emit: Emit) -> Any:
-    scan: Any = _Scan.apply if _learns(inputs) else _forward
-    y, last, states = scan(*inputs, emit is not None)
+    run: Any = _operator if needs_operator(inputs) else _forward
+    y, last, states = run(*inputs, learns(inputs) or emit is not None)
     if emit is None:
         return y, last, None
     emitted = states.flatten(0, 1)
@@ -114,37 +110,33 @@ def _in_stretches(x, delta, A, B, C, last, keep, emit: Tensor | None, stretch: i
     return torch.cat(outputs, 1), last, None if emit is None else emitted
 
 
-class _Scan(torch.autograd.Function):
-    """h_t = exp(delta_t A) h_{t-1} + x_t B_t, y_t = sum_n h_t C_t, and all states on request."""
-
-    @staticmethod
-    def forward(ctx, x, delta, A, B, C, initial, keep, emits: bool):
-        y, last, states = _forward(x, delta, A, B, C, initial, keep, True)
-        ctx.save_for_backward(x, delta, A, B, C, initial, keep, states)
-        ctx.set_materialize_grads(False)
-        return y, last, states if emits else None
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
-        saved = ctx.saved_tensors  # read once: checkpoints allow no more
-        with no_autocast(saved[0]):
-            return *_backward(saved, *grads), None, None
-
-
-def _forward(x, delta, A, B, C, initial, keep, store: bool):
-    """y [B, T, I], the last state [B, I, N], and all states [B, T, I, N] if `store`."""
+def _forward_shapes(x: Tensor, delta: Tensor, A: Tensor, B, C, initial, keep, store: bool):
+    """Empty: y [B, T, I], the last state [B, I, N], all states [B, T, I, N], of none if not."""
     batch, length = x.shape[:2]
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    last = x.new_empty(batch, *A.shape)
-    states = x.new_empty(batch, length, *A.shape) if store else None
+    states = x.new_empty(batch, length if store else 0, *A.shape)
+    return y, x.new_empty(batch, *A.shape), states
+
+
+def _forward(
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial: Tensor,
+    keep: Tensor | None,
+    store: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """h_t = exp(delta_t A) h_{t-1} + x_t B_t, y_t = sum_n h_t C_t; all h_t too if `store`."""
+    y, last, states = _forward_shapes(x, delta, A, B, C, initial, keep, store)
     rate = A * math.log2(math.e)
     for rows in row_blocks(last, _CACHED):
         xs, deltas = x[rows, ..., None].unbind(1), delta[rows, ..., None].unbind(1)
         Bs, Cs = B[rows, :, None].unbind(1), C[rows, :, None].unbind(1)
         keeps = None if keep is None else keep[rows, :, None, None].unbind(1)
         ys = y[rows, :, None].unbind(1)
-        targets = [last[rows]] * length if states is None else states[rows].unbind(1)
+        targets = states[rows].unbind(1) if store else [last[rows]] * x.shape[1]
         h, decay = initial[rows], torch.empty_like(last[rows])
         for t, target in enumerate(targets):
             torch.mul(deltas[t], rate, out=decay).exp2_()
@@ -153,23 +145,39 @@ def _forward(x, delta, A, B, C, initial, keep, store: bool):
                 h.view(keeps[t].dtype).bitwise_and_(keeps[t])
             # A row times a transposed matrix is the fastest of the equivalent products.
             torch.bmm(Cs[t], h.addcmul_(xs[t], Bs[t]).mT, out=ys[t])
-        if states is not None:
+        if store:
             last[rows] = h
     return y, last, states
 
 
-def _backward(saved, grad_y, grad_last, grad_states):
-    """Gradients of x, delta, A, B, C and the initial state."""
-    x, delta, A, B, C, initial, keep, states = saved
-    rate = A * math.log2(math.e)
-    if grad_y is None:
-        grad_y = torch.zeros_like(x)
-    g = torch.zeros(initial.shape, dtype=x.dtype, device=x.device)
-    if grad_last is not None:
-        g.copy_(grad_last)
-    grad_x, grad_delta, grad_A = torch.empty_like(x), torch.empty_like(x), torch.zeros_like(A)
-    grad_B, grad_C = torch.empty_like(B), torch.empty_like(C)
-    ones = A.new_ones(A.shape[1])
+_operator = operator("selective_scan_eager", _forward_shapes)(_forward)
+
+
+def _backward_shapes(grad_y, grad_last, grad_states, x, delta, A, B, C, initial, *_: Any):
+    """Empty gradients of x, delta, A, B, C and the initial state."""
+    like = [torch.empty_like(x) for x in (x, delta, A, B, C)]
+    return *like, initial.new_empty(initial.shape)
+
+
+@operator("selective_scan_eager_backward", _backward_shapes)
+def _backward(
+    grad_y: Tensor,
+    grad_last: Tensor | None,
+    grad_states: Tensor | None,
+    x: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial: Tensor,
+    keep: Tensor | None,
+    states: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    found = _backward_shapes(grad_y, grad_last, grad_states, x, delta, A, B, C, initial)
+    grad_x, grad_delta, grad_A, grad_B, grad_C, g = found
+    grad_A.zero_()
+    g.zero_() if grad_last is None else g.copy_(grad_last)
+    rate, ones = A * math.log2(math.e), A.new_ones(A.shape[1])
     for rows in row_blocks(g, _CACHED):
         here = g[rows]
         decay, along = torch.empty_like(here), torch.zeros_like(here)
@@ -193,3 +201,20 @@ def _backward(saved, grad_y, grad_last, grad_states):
             grad_delta[rows, t] = torch.mv(decay.mul_(A).flatten(0, 1), ones).view(d.shape[:2])
         grad_A += along.sum(0)
     return grad_x, grad_delta, grad_A, grad_B, grad_C, g
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, _ = inputs
+    ctx.save_for_backward(*tensors, output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad_y, grad_last, grad_states) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors  # read once: checkpoints allow no more
+    if grad_y is None:
+        grad_y = torch.zeros_like(saved[0])
+    with no_autocast(saved[0]):
+        return *_backward(grad_y, grad_last, grad_states, *saved), None, None
+
+
+_operator.register_autograd(_differentiate, setup_context=_save)

@@ -6,36 +6,16 @@ decay is a sum over later steps of <grad y, y> - <grad x, x>, restarted at every
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from worldmodels.kernels.launch import operator
 from worldmodels.kernels.sequence import no_autocast, row_blocks, sum_dtype
 
 _CACHED = 2**21
 """Bytes of the states that a CPU works on at a time."""
-
-
-class Chunks(torch.autograd.Function):
-    """h_t = exp(decay_t) h_{t-1} + x_t B_t^T, y_t = h_t C_t, and the states between chunks."""
-
-    @staticmethod
-    def forward(ctx, x, decay, B, C, initial, reset, chunk: int):
-        """Keep the results, which the backward needs."""
-        y, last, between = chunks_forward(x, decay, B, C, initial, reset, chunk)
-        ctx.save_for_backward(x, decay, B, C, initial, reset, y, last, between)
-        ctx.chunk = chunk
-        ctx.set_materialize_grads(False)
-        return y, last, between
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Gradients of the five tensors that may have one."""
-        saved = ctx.saved_tensors
-        with no_autocast(saved[0]):
-            return *chunks_backward(saved, ctx.chunk, *grads), None, None
 
 
 class _Decays:
@@ -89,6 +69,13 @@ def _add_products(state: Tensor, x: Tensor, B: Tensor) -> None:
     by_group.baddbmm_(x.mT.flatten(0, 1), B.flatten(0, 1))
 
 
+def _forward_shapes(x: Tensor, decay, B, C, initial: Tensor, reset, chunk: int):
+    """Empty: y [B, T, H, P], the last state [B, H, P, N], those between chunks [nc - 1, B, ...]."""
+    between = (x.shape[1] - 1) // chunk
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
+    return y, initial.new_empty(initial.shape), initial.new_empty(between, *initial.shape)
+
+
 def chunks_forward(
     x: Tensor,
     decay: Tensor,
@@ -98,16 +85,14 @@ def chunks_forward(
     reset: Tensor | None,
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y [B, T, H, P], the last state [B, H, P, N], the states between chunks [B, nc - 1, ...].
+    """h_t = exp(decay_t) h_{t-1} + x_t B_t^T, y_t = h_t C_t, and the states between chunks.
 
-    x [B, T, H, P]; decay [B, T, H], its logarithm; B, C [B, T, G, N].
+    x [B, T, H, P]; decay [B, T, H], its logarithm; B, C [B, T, G, N] -> y [B, T, H, P], the last
+    state [B, H, P, N] and the states between chunks [nc - 1, B, H, P, N].
     """
-    batch, length, heads, _ = x.shape
-    groups = B.shape[2]
-    starts = range(0, length, chunk)
-    y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    last = torch.empty_like(initial, memory_format=torch.contiguous_format)
-    between = initial.new_empty(len(starts) - 1, batch, *initial.shape[1:])
+    y, last, between = _forward_shapes(x, decay, B, C, initial, reset, chunk)
+    heads, groups = x.shape[2], B.shape[2]
+    starts = range(0, x.shape[1], chunk)
     for rows in row_blocks(initial, _CACHED):
         state = initial[rows]
         for c, start in enumerate(starts):
@@ -123,25 +108,46 @@ def chunks_forward(
             state = into
             weighted = _grouped(x[cut] * d.out[..., None], groups)
             _add_products(state, weighted, b)
-    return y, last, between.transpose(0, 1)
+    return y, last, between
 
 
-def chunks_backward(saved, chunk: int, grad_y, grad_last, grad_between):
+chunks = operator("ssd_chunks_eager", _forward_shapes)(chunks_forward)
+
+
+def _backward_shapes(grad_y, grad_last, grad_between, x, decay, B, C, initial, *_: Any):
+    """Empty gradients of x, decay, B, C and the initial state."""
+    grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    like = [torch.empty_like(x) for x in (decay, B, C)]
+    return grad_x, *like, initial.new_empty(initial.shape)
+
+
+@operator("ssd_chunks_eager_backward", _backward_shapes)
+def chunks_backward(
+    grad_y: Tensor,
+    grad_last: Tensor | None,
+    grad_between: Tensor | None,
+    x: Tensor,
+    decay: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial: Tensor,
+    reset: Tensor | None,
+    y: Tensor,
+    last: Tensor,
+    between: Tensor,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, decay, B, C and the initial state."""
-    x, decay, B, C, initial, reset, y, last, between = saved
+    found = _backward_shapes(grad_y, grad_last, grad_between, x, decay, B, C, initial)
+    grad_x, grad_decay, grad_B, grad_C, grad_initial = found
     heads, groups = x.shape[2], B.shape[2]
-    if grad_y is None:
-        grad_y = torch.zeros_like(y)
-    grad_initial = torch.empty_like(last)
-    grad_x, grad_decay = torch.empty_like(y), torch.empty_like(decay)
-    grad_B, grad_C = torch.empty_like(B), torch.empty_like(C)
     starts = range(0, x.shape[1], chunk)
     for rows in row_blocks(initial, _CACHED):
         g = torch.zeros_like(last[rows]) if grad_last is None else grad_last[rows].contiguous()
         after = last[rows]
         for c in reversed(range(len(starts))):
             cut = (rows, slice(starts[c], starts[c] + chunk))
-            before = between[rows, c - 1] if c else initial[rows]
+            before = between[c - 1, rows] if c else initial[rows]
             cut_reset = None if reset is None else reset[cut]
             d = _Decays(decay[cut], cut_reset)
             gy, xs, gx = grad_y[cut], x[cut], grad_x[cut]
@@ -168,7 +174,25 @@ def chunks_backward(saved, chunk: int, grad_y, grad_last, grad_between):
             g = g * d.across[..., None, None]
             _add_products(g, weighted_gy, r)
             if c and grad_between is not None:
-                g.add_(grad_between[rows, c - 1])
+                g.add_(grad_between[c - 1, rows])
             after = before
         grad_initial[rows] = g
     return grad_x, grad_decay, grad_B, grad_C, grad_initial
+
+
+def _save(ctx, inputs, output) -> None:
+    *tensors, ctx.chunk = inputs
+    ctx.save_for_backward(*tensors, *output)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate(ctx, grad_y, grad_last, grad_between) -> tuple[Tensor | None, ...]:
+    saved = ctx.saved_tensors
+    if grad_y is None:
+        grad_y = torch.zeros_like(saved[6])
+    with no_autocast(saved[0]):
+        found = chunks_backward(grad_y, grad_last, grad_between, *saved, ctx.chunk)
+    return *found, None, None
+
+
+chunks.register_autograd(_differentiate, setup_context=_save)

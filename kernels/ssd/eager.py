@@ -6,10 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldmodels.kernels.launch import needs_operator
 from worldmodels.kernels.sequence import Emit, wide_dtype
-from worldmodels.kernels.ssd.chunks import Chunks, chunks_forward
+from worldmodels.kernels.ssd.chunks import chunks, chunks_forward
 from worldmodels.kernels.ssd.emission import emitted_states
-from worldmodels.kernels.ssd.loop import Loop, loop_forward
+from worldmodels.kernels.ssd.loop import loop, loop_forward
 
 _EMITTING_CHUNK = 16
 """The longest chunk when states are emitted: each is computed from the start of its chunk."""
@@ -54,20 +55,21 @@ def ssd(
 
 
 def _run(inputs: tuple, chunk: int, emit: Emit) -> tuple[Tensor, Tensor, Tensor | None]:
-    learns = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
     x, decay, B, _, initial, reset = inputs
-    if x.shape[1] == 1 or emit == "all":
-        loop: Any = Loop.apply if learns else loop_forward
-        y, last, states = loop(*inputs, chunk)
+    run: Any
+    if x.shape[1] == 1 or isinstance(emit, str):
+        run = loop if needs_operator(inputs) else loop_forward
+        y, last, states = run(*inputs, chunk)
         states = states.flatten(0, 1)
+        last = states if x.shape[1] == 1 else last
         if isinstance(emit, Tensor):
             states = states.index_select(0, emit[:, 0])
         return y, last, None if emit is None else states
     if isinstance(emit, Tensor):
         chunk = min(chunk, _EMITTING_CHUNK)
-    chunks: Any = Chunks.apply if learns else chunks_forward
-    y, last, between = chunks(*inputs, chunk)
+    run = chunks if needs_operator(inputs) else chunks_forward
+    y, last, between = run(*inputs, chunk)
     if not isinstance(emit, Tensor):
         return y, last, None
-    before = torch.cat([initial[:, None], between], 1)
+    before = torch.cat([initial[None], between])
     return y, last, emitted_states(x, decay, B, before, reset, emit, chunk)
