@@ -18,6 +18,7 @@ COMMANDS = {
     "envs": ("worldmodels.cli.envs", "list the environments"),
     "doctor": ("worldmodels.cli.doctor", "say what works on this machine, and why"),
     "runs": ("worldmodels.cli.runs", "list the run folders"),
+    "report": ("worldmodels.cli.report", "compare runs: scores, and continual learning"),
 }
 """Command -> (module with `run(argv)`, one line of help)."""
 

@@ -1,0 +1,1 @@
+"""Numbers and plots from the `scores.jsonl` of runs; no model is loaded."""
