@@ -1,15 +1,13 @@
 """The convolution that mamba-ssm takes from the library causal-conv1d (CUDA), to compare with."""
 
-from importlib import import_module
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from worldmodels.kernels import libraries
 from worldmodels.kernels.causal_conv import windows
-from worldmodels.kernels.launch import DTYPES
 from worldmodels.kernels.sequence import segments
 
+_FUNCTION = ("causal_conv1d", "causal_conv1d_fn", "'worldmodels-rl[mamba-ssm]'")
 _WIDEST = 4
 _TOGETHER = 8
 """Channels that the library loads in one piece."""
@@ -29,10 +27,18 @@ def causal_conv(
     that the last one is found here. Raises ValueError for what it cannot do and ImportError where
     it is missing.
     """
-    _refuse(x, weight.shape[1], reset, initial_window)
+    reasons = []
+    if reset is not None and initial_window is not None:
+        reasons.append("takes no initial_window together with reset")
+    if weight.shape[1] > _WIDEST:
+        reasons.append(f"has 2 to {_WIDEST} taps")
+    if x.shape[2] % _TOGETHER:
+        reasons.append(f"has a multiple of {_TOGETHER} channels")
+    libraries.refuse("causal_conv", "mamba_ssm", x, reasons)
     if initial_window is not None:
         initial_window = initial_window.contiguous()
-    y = _library()(
+    conv = libraries.function("causal_conv", *_FUNCTION)
+    y = conv(
         x.contiguous().mT,
         weight,
         None if bias is None else bias.to(weight.dtype),
@@ -51,31 +57,3 @@ def _last_window(
     row = torch.arange(x.shape[0], device=x.device)
     last = torch.stack([row, torch.full_like(row, x.shape[1] - 1)], 1)
     return windows(x, width, reset=reset, initial_window=initial_window, emit=last)
-
-
-def _refuse(x: Tensor, width: int, reset: Tensor | None, initial_window: Tensor | None) -> None:
-    """Raise ValueError for what the library cannot do."""
-    reasons = []
-    if reset is not None and initial_window is not None:
-        reasons.append("takes no initial_window together with reset")
-    if width > _WIDEST:
-        reasons.append(f"has 2 to {_WIDEST} taps")
-    if x.shape[2] % _TOGETHER:
-        reasons.append(f"has a multiple of {_TOGETHER} channels")
-    if x.dtype not in DTYPES:
-        reasons.append(f"takes no {x.dtype}")
-    if not x.is_cuda:
-        reasons.append("runs on CUDA alone")
-    if reasons:
-        listed = " and ".join(reasons)
-        raise ValueError(f"causal_conv: mamba_ssm {listed}; choose another implementation")
-
-
-def _library() -> Any:
-    try:
-        return import_module("causal_conv1d").causal_conv1d_fn
-    except ImportError as error:
-        raise ImportError(
-            f"causal_conv: mamba_ssm needs causal_conv1d, which cannot be imported ({error}); "
-            "run pip install 'worldmodels-rl[mamba-ssm]'"
-        ) from error

@@ -1,13 +1,15 @@
 """The scan of the library mamba-ssm (CUDA), to compare with; it does less than the others."""
 
-from importlib import import_module
-from typing import Any
-
 from torch import Tensor
 
-from worldmodels.kernels.launch import DTYPES
+from worldmodels.kernels import libraries
 from worldmodels.kernels.sequence import Emit
 
+_FUNCTION = (
+    "mamba_ssm.ops.selective_scan_interface",
+    "selective_scan_fn",
+    "'worldmodels-rl[mamba-ssm]'",
+)
 _MOST_STATES = 256
 
 
@@ -30,8 +32,13 @@ def selective_scan(
     The library has no gradient for that state; delta, B, C and z take the dtype of u. Raises
     ValueError for what the library cannot do and ImportError where it is missing.
     """
-    _refuse(u, A, {"reset": reset, "initial_state": initial_state, "emit": emit})
-    y, last = _library()(
+    given = {"reset": reset, "initial_state": initial_state, "emit": emit}
+    reasons = [f"takes no {name}" for name, x in given.items() if x is not None]
+    if A.shape[1] > _MOST_STATES:
+        reasons.append(f"has at most {_MOST_STATES} states a channel")
+    libraries.refuse("selective_scan", "mamba_ssm", u, reasons)
+    scan = libraries.function("selective_scan", *_FUNCTION)
+    y, last = scan(
         u.mT,
         delta.to(u.dtype).mT,
         A.float(),
@@ -44,27 +51,3 @@ def selective_scan(
         return_last_state=True,
     )
     return y.mT, last.detach(), None
-
-
-def _refuse(u: Tensor, A: Tensor, unknown: dict[str, Emit]) -> None:
-    """Raise ValueError for what the library cannot do."""
-    reasons = [f"takes no {name}" for name, x in unknown.items() if x is not None]
-    if A.shape[1] > _MOST_STATES:
-        reasons.append(f"has at most {_MOST_STATES} states a channel")
-    if u.dtype not in DTYPES:
-        reasons.append(f"takes no {u.dtype}")
-    if not u.is_cuda:
-        reasons.append("runs on CUDA alone")
-    if reasons:
-        listed = " and ".join(reasons)
-        raise ValueError(f"selective_scan: mamba_ssm {listed}; choose another implementation")
-
-
-def _library() -> Any:
-    try:
-        return import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
-    except ImportError as error:
-        raise ImportError(
-            f"selective_scan: mamba_ssm cannot be imported ({error}); "
-            "run pip install 'worldmodels-rl[mamba-ssm]'"
-        ) from error

@@ -1,15 +1,18 @@
 """The state-space dual form of the library mamba-ssm (Triton), to compare with."""
 
-from importlib import import_module
 from math import inf
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from worldmodels.kernels.launch import DTYPES
+from worldmodels.kernels import libraries
 from worldmodels.kernels.sequence import Emit, segments
 
+_FUNCTION = (
+    "mamba_ssm.ops.triton.ssd_combined",
+    "mamba_chunk_scan_combined",
+    "'worldmodels-rl[mamba-ssm]'",
+)
 _SHORTEST = 16
 """Steps of a chunk: a matrix product of the kernels has no fewer."""
 
@@ -34,8 +37,14 @@ def ssd(
     The library sees resets as the numbers of packed sequences. Raises ValueError for what it
     cannot do and ImportError where it is missing.
     """
-    _refuse(x, A, chunk, emit)
-    y, last = _library()(
+    reasons = [] if emit is None else ["takes no emit"]
+    if A.ndim > 1:
+        reasons.append("takes no A with a time axis")
+    if chunk < _SHORTEST or chunk & (chunk - 1):
+        reasons.append(f"takes no chunk but powers of two from {_SHORTEST}")
+    libraries.refuse("ssd", "mamba_ssm", x, reasons)
+    scan = libraries.function("ssd", *_FUNCTION)
+    y, last = scan(
         x,
         dt,
         A.float(),
@@ -52,31 +61,3 @@ def ssd(
         return_final_states=True,
     )
     return y, last, None
-
-
-def _refuse(x: Tensor, A: Tensor, chunk: int, emit: Emit) -> None:
-    """Raise ValueError for what the library cannot do."""
-    reasons = []
-    if emit is not None:
-        reasons.append("takes no emit")
-    if A.ndim > 1:
-        reasons.append("takes no A with a time axis")
-    if chunk < _SHORTEST or chunk & (chunk - 1):
-        reasons.append(f"takes no chunk but powers of two from {_SHORTEST}")
-    if x.dtype not in DTYPES:
-        reasons.append(f"takes no {x.dtype}")
-    if not x.is_cuda:
-        reasons.append("runs on CUDA alone")
-    if reasons:
-        listed = " and ".join(reasons)
-        raise ValueError(f"ssd: mamba_ssm {listed}; choose another implementation")
-
-
-def _library() -> Any:
-    try:
-        return import_module("mamba_ssm.ops.triton.ssd_combined").mamba_chunk_scan_combined
-    except ImportError as error:
-        raise ImportError(
-            f"ssd: mamba_ssm cannot be imported ({error}); "
-            "run pip install 'worldmodels-rl[mamba-ssm]'"
-        ) from error

@@ -13,6 +13,9 @@ SHAPES = {
 }
 
 
+LIBRARIES = ("mamba_ssm", "flash_linear_attention")
+
+
 def once(call) -> dict[str, float]:
     call()
     return {"median": 2.0, "p10": 1.0, "p90": 3.0, "graph": 1.5}
@@ -33,15 +36,31 @@ def test_every_operator_use_direction_and_implementation(report):
         (row["operator"], row["use"], row["direction"], row["implementation"])
         for row in report["rows"]
     }
-    uses = {"selective_scan": 3, "ssd": 3, "causal_conv": 2}
-    assert len(found) == len(report["rows"]) == sum(uses.values()) * 2 * 3
-    measured = [row for row in report["rows"] if row["implementation"] != "mamba_ssm"]
+    uses = {"selective_scan": 3 * 3, "ssd": 3 * 4, "causal_conv": 2 * 3}
+    assert len(found) == len(report["rows"]) == sum(uses.values()) * 2
+    measured = [row for row in report["rows"] if row["implementation"] not in LIBRARIES]
     assert all(row["median"] == 2.0 for row in measured)
 
 
 def test_what_cannot_run_has_a_reason(report):
-    rows = [row for row in report["rows"] if row["implementation"] == "mamba_ssm"]
-    assert all("median" not in row and len(row["reason"]) > 10 for row in rows)
+    rows = [row for row in report["rows"] if row["implementation"] in LIBRARIES]
+    assert {row["implementation"] for row in rows} == set(LIBRARIES)
+    assert all("median" not in row and "on CUDA alone" in row["reason"] for row in rows)
+    elsewhere = [row for row in rows if row["implementation"] == "flash_linear_attention"]
+    assert {row["operator"] for row in elsewhere} == {"ssd"}
+    for row in elsewhere:
+        assert ("takes no reset" in row["reason"]) == (row["use"] != "bare")
+        assert ("takes no emit" in row["reason"]) == (row["use"] == "emitting")
+
+
+def test_a_library_that_fails_is_a_reason_too(monkeypatch):
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(gpu_kernels, "load", fail)
+    shapes = {"causal_conv": SHAPES["causal_conv"]}
+    rows = gpu_kernels.bench_gpu_kernels("cpu", once, shapes, (torch.float32,))["rows"]
+    assert {row["reason"] for row in rows} == {"AssertionError"}
 
 
 def test_the_floor_counts_each_byte_once(report):

@@ -7,6 +7,7 @@ kernel that does nothing else. A call cannot be faster than either.
 
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -48,6 +49,8 @@ SHAPES: dict[str, list[tuple[int, int, dict[str, int]]]] = {
 }
 """Batch, steps and sizes; one step of 1024 rows is what imagination decodes."""
 IMPLEMENTATIONS = ("triton", "eager", "reference", "mamba_ssm")
+ELSEWHERE = {"ssd": ("flash_linear_attention",)}
+"""Other libraries' kernels, to compare with alone."""
 LOOPED = 64
 """The longest sequence for what loops over time in Python."""
 USES = {
@@ -115,20 +118,25 @@ def _rows(operator, arguments, label, length, rates, measure) -> list[dict[str, 
     for direction in ("forward", "forward and backward"):
         learns = direction != "forward"
         floors = _floors(operator, arguments, rates, learns)
-        for name in IMPLEMENTATIONS:
+        for name in (*IMPLEMENTATIONS, *ELSEWHERE.get(operator, ())):
             loops = name == "reference" or (name, operator) == ("eager", "selective_scan")
             if loops and length > LOOPED:
                 continue
             row = label | {"direction": direction, "implementation": name, **floors}
             try:
-                first = next(iter(leaves(arguments).values()))
-                function = load(operator, first, name)
+                function = _function(operator, name, arguments)
                 call = partial(_learn if learns else _forward, function, arguments)
                 row |= measure(call)
-            except (ValueError, ImportError, RuntimeError) as error:
-                row["reason"] = str(error).splitlines()[0]
+            except Exception as error:  # whatever a library or a compiler may raise
+                row["reason"] = str(error).partition("\n")[0] or type(error).__name__
             rows.append(row)
     return rows
+
+
+def _function(operator: str, name: str, arguments: Arguments) -> Callable[..., Any]:
+    if name in ELSEWHERE.get(operator, ()):
+        return getattr(import_module(f"worldmodels.kernels.{operator}.{name}"), operator)
+    return load(operator, next(iter(leaves(arguments).values())), name)
 
 
 @torch.no_grad()
