@@ -129,6 +129,7 @@ def _learning(curves: list[dict[str, Any]]) -> Any:
                 style = _style(runs.index(curve["run"]))
                 axis.plot(curve["steps"], curve["means"], marker=".", label=curve["run"], **style)
         axis.set_title(task, loc="left", fontsize=10)
+        axis.set_xlim(left=0)
         axis.set_ylabel("mean return")
         axis.grid(alpha=0.3)
         _thousands(axis)

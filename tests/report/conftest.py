@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import yaml
 
 TASKS = ("plain", "moved", "mirrored")
@@ -81,3 +83,15 @@ def write_study(root: Path, *, seeds=5, cycles=1, points=10):
             means, order = learning_curves(random, (task,), points * cycles)
             rows = rows_of(means, order, every=1000, per_exposure=points * cycles)
             write_run(root / "alone" / f"{task}-{seed}", rows, seed=seed)
+
+
+@pytest.fixture
+def streams() -> SimpleNamespace:
+    """The functions above; test files cannot import a conftest."""
+    return SimpleNamespace(
+        tasks=TASKS,
+        write_run=write_run,
+        evaluation=evaluation,
+        rows_of=rows_of,
+        write_study=write_study,
+    )
