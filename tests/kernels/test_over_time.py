@@ -64,6 +64,20 @@ def test_eager_equals_the_reference(over_time, length, places, emit, draw):
     compare(over_time, inputs, reset, emit, torch.float32, (1e-5, 5e-5))
 
 
+@pytest.mark.parametrize("kept", [(0,), (1,), (2,), (0, 1)])
+@pytest.mark.parametrize("emit", ["all", "some"])
+@pytest.mark.parametrize("length", [1, 7])
+def test_gradients_of_some_results(over_time, length, emit, kept, draw):
+    """As when states are emitted to start imagination from, which sends no gradient back."""
+    reset = make_reset(length, [length // 2])
+    emit, found = positions(length) if emit == "some" else emit, []
+    inputs = over_time.leaf(over_time.make(BATCH, length, draw))
+    for implementation in IMPLEMENTATIONS:
+        results = over_time(inputs, reset, emit, implementation=implementation)
+        found.append(over_time.gradients([results[k] for k in kept], list(inputs.values())))
+    over_time.assert_near(found[1], found[0], 1e-10, list(inputs))
+
+
 @implementations
 def test_gradients_by_finite_differences(over_time, implementation, draw):
     inputs = over_time.leaf(over_time.make(2, 5, draw))
