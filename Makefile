@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Without its dependencies (gym, gym3, numpy < 2), none of which worldmodels uses; not everywhere.
+PROCGEN := procgen-mirror ; python_version < '3.13' and sys_platform == 'linux' and platform_machine == 'x86_64'
 
 .PHONY: help install demo test test-slow lint clean
 
@@ -20,6 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --upgrade pip setuptools wheel
 	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps "$(PROCGEN)"
 	@touch $@
 
 demo: RUN := runs/demo/$(shell date +%Y%m%d-%H%M%S)

@@ -45,6 +45,26 @@ ATARI_100K = (
 MINATAR = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 """The five MinAtar games (Young and Tian 2019)."""
 
+PROCGEN = (
+    "bigfish",
+    "bossfight",
+    "caveflyer",
+    "chaser",
+    "climber",
+    "coinrun",
+    "dodgeball",
+    "fruitbot",
+    "heist",
+    "jumper",
+    "leaper",
+    "maze",
+    "miner",
+    "ninja",
+    "plunder",
+    "starpilot",
+)
+"""The 16 Procgen games (Cobbe et al. 2020)."""
+
 MEMORY_EXAMPLES = (
     "memory:catch",
     "memory:tmaze-20",
@@ -80,6 +100,7 @@ def known_names() -> list[str]:
         *(f"minatar:{game}" for game in MINATAR),
         *(f"atari:{game}" for game in {**dict.fromkeys(ATARI_100K), **atari_roms()}),
         *(f"atari100k:{game}" for game in ATARI_100K),
+        *(f"procgen:{game}" for game in PROCGEN),
         *GYM_EXAMPLES,
     ]
 
@@ -130,6 +151,11 @@ def canonical_atari100k(name: str) -> str:
 def canonical_minatar(name: str) -> str:
     """`minatar:game` for any spelling of game."""
     return _canonical(name, "minatar", "MinAtar game", MINATAR)
+
+
+def canonical_procgen(name: str) -> str:
+    """`procgen:game` for any spelling of game."""
+    return _canonical(name, "procgen", "Procgen game", PROCGEN)
 
 
 def canonical_memory(name: str, task: str) -> str:

@@ -23,6 +23,7 @@ from worldmodels.envs.configs import (
     MinAtarConfig,
 )
 from worldmodels.envs.errors import UserError
+from worldmodels.envs.procgen_config import ProcgenConfig, install_command
 
 if TYPE_CHECKING:  # spec.py imports numpy, which `worldmodels --help` must not
     from worldmodels.envs.spec import Env
@@ -84,6 +85,13 @@ _families = {
         "the 26 games of Atari100k, with the protocol fixed",
         Atari100kConfig,
         "ale_py",
+    ),
+    "procgen": Family(
+        "worldmodels.envs.procgen:Procgen",
+        "16 games whose levels are generated, with sets of levels to learn and hold out",
+        ProcgenConfig,
+        "procgen",
+        install_command(),
     ),
     "gym": Family(
         "worldmodels.envs.gym:Gym",

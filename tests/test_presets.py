@@ -30,7 +30,8 @@ LADDER = {
 
 
 def test_the_names():
-    assert preset_names() == ["atari100k", "debug", "demo", "dreamerv3", "memory", "small", *LADDER]
+    methods = ["atari100k", "debug", "demo", "dreamerv3", "memory", "procgen", "small"]
+    assert preset_names() == [*methods, *LADDER]
     with pytest.raises(UserError, match="no preset 'size12'; did you mean 'size12m'"):
         load_preset("size12")
 
@@ -98,6 +99,8 @@ def test_a_backbone_that_a_preset_does_not_know_keeps_its_defaults(monkeypatch):
         ("atari:Pong", True, ["dreamerv3", "size12m", "atari100k"]),
         ("atari:Pong", False, ["dreamerv3", "size1m"]),
         ("atari100k:Pong", False, ["dreamerv3", "size1m", "atari100k"]),
+        ("procgen:coinrun", True, ["dreamerv3", "size12m", "procgen"]),
+        ("procgen:coinrun", False, ["dreamerv3", "size1m", "procgen"]),
     ],
 )
 def test_defaults_suit_environment_and_device(env, on_gpu, names):

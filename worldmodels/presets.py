@@ -54,7 +54,9 @@ def default_presets(env_name: str, on_gpu: bool) -> list[str]:
         return ["demo"]
     if env_name.startswith("memory:"):
         return ["memory"]
-    if not _is_atari(env_name):
+    if env_name.startswith("procgen:"):
+        return ["dreamerv3", "size12m" if on_gpu else "size1m", "procgen"]
+    if not _depends_on_device(env_name):
         return ["small"]
     if on_gpu:
         return ["dreamerv3", "size12m", "atari100k"]
@@ -122,7 +124,7 @@ def choose_config(
 def _suitable_presets(env_name: str, device: str, look_for_gpu: bool) -> tuple[list[str], str]:
     """The default presets and the line that says so."""
     situation, on_gpu = env_name, False
-    if _is_atari(env_name):  # the only family whose defaults depend on the device
+    if _depends_on_device(env_name):
         on_gpu = _is_gpu(device, look_for_gpu)
         situation += " on a GPU" if on_gpu else " on a CPU"
     presets = default_presets(env_name, on_gpu)
@@ -155,8 +157,9 @@ def _unsized(name: str, layer: Mapping[str, Any], config: Config) -> list[str]:
     return [f"preset {name} has no options for backbone {backbone}, which keeps its defaults"]
 
 
-def _is_atari(env_name: str) -> bool:
-    return env_name.partition(":")[0] in ("atari", "atari100k")
+def _depends_on_device(env_name: str) -> bool:
+    """Whether a GPU gets other default presets."""
+    return env_name.partition(":")[0] in ("atari", "atari100k", "procgen")
 
 
 def _is_gpu(device: str, look: bool) -> bool:

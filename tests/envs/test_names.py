@@ -20,6 +20,7 @@ from worldmodels.envs.configs import (
 )
 from worldmodels.envs.errors import UserError
 from worldmodels.envs.names import ATARI_100K, atari_roms
+from worldmodels.envs.procgen_config import ProcgenConfig
 from worldmodels.envs.registry import config_for, listing, make
 
 
@@ -37,6 +38,8 @@ from worldmodels.envs.registry import config_for, listing, make
         ("atari:Enduro", AtariConfig, "atari:Enduro"),
         ("atari100k:JAMESBOND", Atari100kConfig, "atari100k:Jamesbond"),
         ("minatar:SpaceInvaders", MinAtarConfig, "minatar:space_invaders"),
+        ("procgen:CoinRun", ProcgenConfig, "procgen:coinrun"),
+        ("procgen:big_fish-v0", ProcgenConfig, "procgen:bigfish"),
         ("gym:CartPole-v1", GymConfig, "gym:CartPole-v1"),
     ],
 )
@@ -54,6 +57,9 @@ def test_any_spelling_gives_the_canonical_name(name, config, canonical):
         ("minatar:brekout", "unknown MinAtar game 'brekout'; did you mean 'minatar:breakout'?"),
         ("minatar:Pong", "did you mean 'atari:Pong'"),
         ("atari:Montezuma", "did you mean 'atari:MontezumaRevenge'"),
+        ("procgen:coinrunn", "unknown Procgen game 'coinrunn'; did you mean 'procgen:coinrun'?"),
+        ("coinrun", "did you mean 'procgen:coinrun'"),
+        ("procgen:Pong", "did you mean 'atari:Pong'"),
         ("atari100k:Enduro", "not one of the 26 games of Atari100k; use 'atari:Enduro'"),
         (
             "memory:tmaze",
@@ -200,9 +206,10 @@ def test_a_missing_library_prints_its_install_line(monkeypatch):
 
 def test_listing_has_every_suite():
     entries = {entry["suite"]: entry for entry in listing()}
-    assert entries.keys() >= {"catch", "minatar", "atari", "atari100k", "gym"}
+    assert entries.keys() >= {"catch", "minatar", "atari", "atari100k", "procgen", "gym"}
     assert entries["memory:tmaze"]["names"] == ["memory:tmaze-20", "memory:tmaze-100"]
     assert len(entries["atari100k"]["names"]) == 26
+    assert len(entries["procgen"]["names"]) == 16
     assert entries["minatar"]["install"] == 'pip install "worldmodels-rl[minatar]"'
     assert all(entry["description"] for entry in entries.values())
     for name in [name for entry in entries.values() for name in entry["names"]]:
