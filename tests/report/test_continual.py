@@ -92,6 +92,12 @@ def test_minimum_accuracy():
     close(metric.minimum_accuracy(CYCLED, TWO)[1:], [0.2, 0.3, min(0.2, 1.0, 0.6)])
 
 
+def test_the_minimum_is_over_evaluations_after_the_task_alone():
+    """t_i < n: the .3 at the end of its own training does not count."""
+    q = np.array([[0.0, 0.3, 0.7, 0.6], [0.0, 0.0, 0.0, 1.0]])
+    close(metric.minimum_accuracy(q, (Exposure(0, 0, 1), Exposure(1, 1, 3)))[1], 0.6)
+
+
 def test_worst_case_accuracy():
     close(
         metric.worst_case_accuracy(Q, ONE),
