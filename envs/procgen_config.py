@@ -61,7 +61,7 @@ class ProcgenConfig:
     center_agent: bool = True
     """The view follows the agent, in games that scroll; otherwise it shows the whole level."""
     paint_vel_info: bool = False
-    """Paint the agent's velocity into the corner, in games with inertia."""
+    """Paint the agent's velocity into the corner, where the game has one."""
     max_steps: int = 0
     """Agent steps after which an episode is truncated; 0 keeps the game's own limit."""
 

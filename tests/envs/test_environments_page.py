@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from worldmodels.envs import registry
 from worldmodels.envs.configs import Atari100kConfig
+from worldmodels.envs.names import PROCGEN
+from worldmodels.envs.procgen_config import ProcgenConfig
 from worldmodels.envs.registry import config_for, make
 from worldmodels.envs.rollout import RandomPlay
 from worldmodels.envs.vector import make_vec
@@ -55,6 +58,23 @@ def test_the_memory_table_is_the_spec():
 
 
 def test_the_protocol_table_is_the_config():
-    section = PAGE[PAGE.index("## The Atari protocol") : PAGE.index("## Gymnasium spaces")]
+    section = PAGE[PAGE.index("## The Atari protocol") : PAGE.index("## Procgen")]
     table = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE))
     assert table == {f.name: str(f.default) for f in fields(Atari100kConfig) if f.name != "name"}
+
+
+def test_the_procgen_section_is_the_config():
+    section = PAGE[PAGE.index("## Procgen") : PAGE.index("## Gymnasium spaces")]
+    table = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE))
+    assert table == {f.name: str(f.default) for f in fields(ProcgenConfig) if f.name != "name"}
+    assert ", ".join(PROCGEN) in section
+    limits = {ProcgenConfig(f"procgen:{game}").time_limit for game in PROCGEN}
+    limits.add(ProcgenConfig("procgen:jumper", "memory").time_limit)
+    assert limits == {int(number) for number in re.findall(r"\b[1-9]0{3}\b|\b500\b", section)}
+
+
+def test_the_six_looks_of_coinrun_are_options():
+    written = re.search(r"`(\{name: procgen:coinrun.*?\})`", PAGE)
+    assert written is not None
+    options = yaml.safe_load(written[1])
+    assert ProcgenConfig(**options) == ProcgenConfig(use_backgrounds=False, restrict_themes=True)
