@@ -3,6 +3,8 @@
 import json
 import shutil
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -242,3 +244,11 @@ def test_ordinary_runs(call, small, streams):
 def test_bad_command_lines(refuse, small, argv, sentence):
     (small / "empty").mkdir()
     assert sentence in refuse(*argv)
+
+
+def test_reading_and_scoring_load_neither_torch_nor_matplotlib():
+    modules = ("study", "page", "plots", "learning", "scores", "tables")
+    names = ", ".join(f"worldmodels.report.{name}" for name in modules)
+    program = f"import sys, {names}; print(*sorted({{'torch', 'matplotlib'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr

@@ -88,7 +88,7 @@ def _curves(report: dict[str, Any]) -> Any:
     """A panel per task."""
     methods, tasks = report["methods"], report["tasks"]
     figure = _figure(9.5, 1.0 + 1.75 * len(tasks))
-    axes = figure.subplots(len(tasks), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    axes = figure.subplots(len(tasks), 1, squeeze=False, sharex=True)[:, 0]
     exposures = next(iter(methods.values()))["curves"]["exposures"]
     for row, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
         for exposure in exposures:
@@ -111,6 +111,10 @@ def _curves(report: dict[str, Any]) -> Any:
             )
         axis.set_title(task, loc="left", fontsize=10)
         axis.margins(x=0)
+        low, high = (
+            axis.get_ylim()
+        )  # a panel of its own scale: one task at 6 would flatten the rest
+        axis.set_ylim(min(low, -0.15), max(high, 1.15))
         _thousands(axis)
     axes[-1].set_xlabel("agent steps")
     figure.supylabel("normalised score (0 random, 1 reference)", fontsize=10)
