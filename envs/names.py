@@ -80,6 +80,9 @@ _MEMORY_NUMBERS = {"tmaze": ("the corridor's length", 2, 20), "repeat": ("the de
 GYM_EXAMPLES = ("gym:CartPole-v1", "gym:Acrobot-v1", "gym:MountainCar-v0", "gym:Pendulum-v1")
 """Gymnasium ids that `worldmodels envs` lists; any other id works as well."""
 
+CONTINUAL = ("catch", "minatar", "coinrun", "atari")
+"""The built-in task streams; `continual:FILE.yaml` is any other."""
+
 _NO_SINGLE_PLAYER = {"combat", "joust", "maze_craze", "warlords"}
 
 
@@ -102,6 +105,7 @@ def known_names() -> list[str]:
         *(f"atari100k:{game}" for game in ATARI_100K),
         *(f"procgen:{game}" for game in PROCGEN),
         *GYM_EXAMPLES,
+        *(f"continual:{stream}" for stream in CONTINUAL),
     ]
 
 
@@ -168,6 +172,21 @@ def canonical_memory(name: str, task: str) -> str:
             f"example 'memory:{task}-{example}'"
         )
     return f"memory:{task}-{int(found[1])}"
+
+
+def canonical_continual(name: str) -> str:
+    """`continual:STREAM`, or `continual:` and the absolute path of a YAML file."""
+    stream = name.partition(":")[2]
+    if stream.lower() in CONTINUAL:
+        return f"continual:{stream.lower()}"
+    if stream.endswith((".yaml", ".yml")):
+        return f"continual:{Path(stream).expanduser().absolute()}"
+    known = [f"continual:{stream}" for stream in CONTINUAL]
+    near = did_you_mean(stream, known) or f"; there are {', '.join(known)}"
+    raise UserError(
+        f"unknown task stream '{stream}' (one of your own is a file, as continual:my_tasks.yaml)"
+        f"{near}"
+    )
 
 
 def _canonical(name: str, family: str, kind: str, games: Iterable[str]) -> str:

@@ -22,6 +22,7 @@ from worldmodels.envs.configs import (
     MemoryTMazeConfig,
     MinAtarConfig,
 )
+from worldmodels.envs.continual_config import ContinualConfig
 from worldmodels.envs.errors import UserError
 from worldmodels.envs.procgen_config import ProcgenConfig, install_command
 
@@ -100,6 +101,11 @@ _families = {
         "gymnasium",
         'pip install "worldmodels-rl[gym]"',
     ),
+    "continual": Family(
+        "worldmodels.envs.continual:Continual",
+        "tasks one after the other; continual:FILE.yaml lists your own",
+        ContinualConfig,
+    ),
 }
 
 
@@ -129,6 +135,34 @@ def make(config: Any, seed: int) -> "Env":
             f"installed; run: {family.install}"
         )
     return _load(family.target)(config, seed)
+
+
+def task_names(config: Any) -> tuple[str, ...]:
+    """Labels of the tasks by the index that a `Step` tells; an ordinary environment is one task."""
+    return getattr(config, "task_names", (config.name,))
+
+
+def task_at(config: Any, step: int) -> str:
+    """The label of the task that is trained on in agent step `step`, from 0."""
+    schedule = getattr(config, "task_at", None)
+    return task_names(config)[0] if schedule is None else schedule(step)
+
+
+def describe_schedule(config: Any, steps: int) -> list[str]:
+    """What a stream of tasks does with a run of `steps`; nothing for an ordinary environment."""
+    describe = getattr(config, "describe", None)
+    return [] if describe is None else [describe(steps)]
+
+
+def evaluations(config: Any) -> dict[str, Any]:
+    """Label -> config of everything that a run on `config` is evaluated on: by default, itself."""
+    return getattr(config, "evaluations", {config.name: config})
+
+
+def lane_config(config: Any, index: int, count: int) -> Any:
+    """The config of environment `index` of `count`; a stream's share its steps between them."""
+    for_lane = getattr(config, "for_lane", None)
+    return config if for_lane is None else for_lane(index, count)
 
 
 def listing() -> list[dict[str, Any]]:

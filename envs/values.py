@@ -3,6 +3,7 @@
 Standard library only.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin
@@ -58,7 +59,8 @@ def _instance_of(kind: type) -> Callable[[Any], Any]:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    words = value.split(",") if isinstance(value, str) else value
+    # Commas within braces belong to a mapping, such as a task with options.
+    words = re.split(r",(?![^{}]*\})", value) if isinstance(value, str) else value
     if not isinstance(words, list | tuple) or not all(isinstance(w, str) for w in words):
         raise ValueError
     return tuple(word.strip() for word in words)

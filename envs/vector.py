@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from worldmodels.envs.errors import UserError
-from worldmodels.envs.registry import make
+from worldmodels.envs.registry import lane_config, make
 from worldmodels.envs.spec import Env, EnvSpec, Step
 
 
@@ -69,21 +69,22 @@ class VecEnv:
         return states
 
     def set_state(self, states: list[dict[str, Any] | None]) -> list[int]:
-        """Continue from `get_state`; returns the environments that had no state.
-
-        Those start a new episode at the next step.
+        """Continue from `get_state`; returns the environments that cannot: those that had no state,
+        and those whose task had none. They start a new episode at the next step.
         """
         if len(states) != self.num_envs:
             raise UserError(
                 f"the saved run has {len(states)} environments and this one has {self.num_envs}; "
                 "resume with the number that it was started with"
             )
+        lost = []
         for index, state in enumerate(states):
-            self._running[index] = state is not None and state["running"]
-            self._steps[index] = state["steps"] if state is not None else 0
-            if state is not None:
-                self.envs[index].set_state(state["env"])
-        return [index for index, state in enumerate(states) if state is None]
+            if state is None or self.envs[index].set_state(state["env"]):
+                lost.append(index)
+                self._running[index], self._steps[index] = False, 0
+            else:
+                self._running[index], self._steps[index] = state["running"], state["steps"]
+        return lost
 
     def close(self) -> None:
         """Close every environment."""
@@ -98,7 +99,9 @@ def make_vec(config: Any, num_envs: int, seed: int) -> VecEnv:
     """
     children = np.random.SeedSequence(seed).spawn(num_envs)
     try:
-        return VecEnv([make(config, int(child.generate_state(1)[0])) for child in children])
+        seeds = [int(child.generate_state(1)[0]) for child in children]
+        lanes = [lane_config(config, index, num_envs) for index in range(num_envs)]
+        return VecEnv([make(lane, seed) for lane, seed in zip(lanes, seeds, strict=True)])
     except UserError:
         raise
     except Exception as error:

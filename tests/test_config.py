@@ -19,12 +19,21 @@ from worldmodels.config_file import (
     to_dict,
 )
 from worldmodels.envs.configs import AtariConfig, CatchConfig, GymConfig
+from worldmodels.envs.continual_config import ContinualConfig
 from worldmodels.errors import UserError
 from worldmodels.presets import load_config
 
 _CHOSEN = {
     "env": st.sampled_from(
-        [CatchConfig(), AtariConfig(sticky=0.25, resize="box"), GymConfig("gym:a.b/C-v1")]
+        [
+            CatchConfig(),
+            AtariConfig(sticky=0.25, resize="box"),
+            GymConfig("gym:a.b/C-v1"),
+            ContinualConfig(
+                tasks=("catch", "{name: catch, label: '1, 2: x', inverted: true}"),
+                steps_per_task=5,
+            ),
+        ]
     ),
     "backbone": st.sampled_from([RSSMConfig(deter=8), GRUConfig(deter=3)]),
     "carry": st.sampled_from(["auto", "stored", "zero", "burnin:8"]),

@@ -30,7 +30,8 @@ LADDER = {
 
 
 def test_the_names():
-    methods = ["atari100k", "debug", "demo", "dreamerv3", "memory", "procgen", "small"]
+    streams = [f"continual-{stream}" for stream in ("atari", "catch", "coinrun", "minatar")]
+    methods = ["atari100k", *streams, "debug", "demo", "dreamerv3", "memory", "procgen", "small"]
     assert preset_names() == [*methods, *LADDER]
     with pytest.raises(UserError, match="no preset 'size12'; did you mean 'size12m'"):
         load_preset("size12")
@@ -99,6 +100,10 @@ def test_a_backbone_that_a_preset_does_not_know_keeps_its_defaults(monkeypatch):
         ("atari:Pong", True, ["dreamerv3", "size12m", "atari100k"]),
         ("atari:Pong", False, ["dreamerv3", "size1m"]),
         ("atari100k:Pong", False, ["dreamerv3", "size1m", "atari100k"]),
+        ("continual:catch", True, ["demo", "continual-catch"]),
+        ("continual:minatar", False, ["small", "continual-minatar"]),
+        ("continual:Atari", True, ["dreamerv3", "size12m", "continual-atari"]),
+        ("continual:coinrun", False, ["dreamerv3", "size1m", "continual-coinrun"]),
         ("procgen:coinrun", True, ["dreamerv3", "size12m", "procgen"]),
         ("procgen:coinrun", False, ["dreamerv3", "size1m", "procgen"]),
     ],
@@ -143,3 +148,40 @@ def test_a_backbones_options_in_code():
     config = load_config("catch", ["demo"], backbone={"name": "hybrid", "stack": ["gru", "mamba"]})
     assert (config.backbone.stack, config.backbone.width) == (("gru", "mamba"), 128)
     assert load_config("catch", ["demo"], backbone={"deter": 64}).backbone.deter == 64
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({}, 24_000),
+        ({"env": {"cycles": 2}}, 48_000),
+        ({"env": {"task": "flipped"}}, 8_000),
+        ({"env": {"cycles": 2}, "steps": 24_000}, 24_000),
+        ({"presets": ["demo"]}, 14_000),
+        ({"presets": ["size1m"]}, 24_000),
+    ],
+)
+def test_a_stream_says_how_many_steps_there_are_unless_something_else_does(given, steps):
+    """The default presets' steps are those of an ordinary run."""
+    options = {key: value for key, value in given.items() if key == "presets"}
+    nested = {key: value for key, value in given.items() if key != "presets"}
+    chosen = choose_config("continual:catch", **options)
+    assert chosen.with_options(nested).steps == steps
+
+
+def test_a_config_file_sets_the_steps_of_a_stream(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("steps: 500\n")
+    assert load_config("continual:catch", config_file=file).steps == 500
+    file.write_text("seed: 1\n")
+    assert load_config("continual:catch", config_file=file).steps == 24_000
+
+
+@pytest.mark.parametrize(("stream", "episodes"), [("atari", 16), ("coinrun", 256)])
+def test_the_budgets_of_arrow(stream, episodes):
+    """90 epochs of 16,384 agent steps per task; every task evaluated every 10 epochs."""
+    config = load_config(f"continual:{stream}", device="cpu")
+    assert (config.env.steps_per_task, len(config.env.parts)) == (90 * 16_384, 6)
+    assert (config.steps, config.num_envs) == (6 * 90 * 16_384, 4)
+    assert (config.evaluation.every, config.evaluation.episodes) == (10 * 16_384, episodes)
+    assert config.train_ratio == 1000 * 16 * 32 / 16_384

@@ -24,7 +24,7 @@ class Collector:
 
     def collect(self) -> tuple[int, list[dict[str, Any]]]:
         """One row of every environment; returns the actions that were executed and, for every
-        episode that ended, its return and length.
+        episode that ended, its return, length, environment and task's index.
         """
         step = self.envs.step(self._action)
         led_here = self._action.copy()
@@ -37,7 +37,12 @@ class Collector:
         self._returns = np.where(step.is_first, 0.0, self._returns) + step.reward
         self._lengths = np.where(step.is_first, 0, self._lengths) + step.is_real_step
         ended = [
-            {"return": float(self._returns[i]), "length": int(self._lengths[i]), "env": int(i)}
+            {
+                "return": float(self._returns[i]),
+                "length": int(self._lengths[i]),
+                "env": int(i),
+                "task": int(step.task[i]),
+            }
             for i in np.flatnonzero(step.is_last)
         ]
         return int(step.is_real_step.sum()), ended

@@ -179,9 +179,10 @@ class EvaluationConfig:
     """Episodes on environments of their own, which never disturb training."""
 
     every: int = 0
-    """Agent steps between evaluations; 0 evaluates once, at the end."""
+    """Agent steps between evaluations, of which the first comes before training; 0 evaluates once,
+    at the end."""
     episodes: int = 10
-    """Episodes of an evaluation."""
+    """Episodes of an evaluation, of each task."""
     envs: int = 4
     """Environments evaluated side by side."""
     greedy: bool = False

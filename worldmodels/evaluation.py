@@ -1,12 +1,14 @@
 """Whole episodes on environments and random streams of their own; training never notices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from worldmodels.agent import Agent
 from worldmodels.collector import no_action
+from worldmodels.config import EvaluationConfig
+from worldmodels.envs.registry import evaluations
 from worldmodels.envs.spec import EnvSpec
 from worldmodels.envs.vector import make_vec
 from worldmodels.runtime.seeding import generator, stream_seed
@@ -47,6 +49,8 @@ def evaluate(
         "median": float(np.median(returns)),
         "min": float(np.min(returns)),
         "max": float(np.max(returns)),
+        "random_score": envs.spec.random_score,
+        "reference_score": envs.spec.reference_score,
         "normalized": normalized(float(np.mean(returns)), envs.spec),
         "greedy": greedy,
         "seed": seed,
@@ -54,6 +58,39 @@ def evaluate(
         "returns": returns,
         "lengths": [length for _, length in played],
     }
+
+
+def evaluate_all(
+    agent: Agent,
+    options: EvaluationConfig,
+    seed: int,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """`evaluate` on everything that the agent's run is evaluated on: (label, scores) one by one.
+
+    Every task gets the same seed, so that none depends on which others there are.
+    """
+    for label, env in evaluations(agent.config.env).items():
+        scores = evaluate(
+            agent,
+            options.episodes,
+            seed=seed,
+            greedy=options.greedy,
+            num_envs=options.envs,
+            env=env,
+            stop=stop,
+        )
+        yield label, scores
+
+
+def describe(scores: dict[str, Any]) -> str:
+    """One line about the scores of one task."""
+    share = scores["normalized"]
+    return (
+        f"mean return {scores['mean']:.3f} over {scores['episodes']} episodes "
+        f"(min {scores['min']:g}, max {scores['max']:g})"
+        + ("" if share is None else f", normalised {share:.3f}")
+    )
 
 
 def _shares(episodes: int, num_envs: int) -> np.ndarray:

@@ -7,8 +7,8 @@ neither torch nor numpy, unless the default presets depend on whether there is a
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,19 @@ class Chosen:
     config: Config
     notes: tuple[str, ...]
     """One line per source, for the start of a run."""
+    steps_are_set: bool = True
+    """Whether a file, or a preset that was asked for, sets the steps; if not, a stream does."""
+
+    def with_options(self, options: Mapping[str, Any], spell: Callable[[str], str] = str) -> Config:
+        """The configuration with nested options over it, as `from_dict` reads them.
+
+        A task stream that says how long it is sets the steps, unless something else did.
+        """
+        config = from_dict(options, self.config, spell)
+        total = getattr(config.env, "total_steps", None)
+        if total is None or self.steps_are_set or "steps" in options:
+            return config
+        return replace(config, steps=total)
 
 
 def preset_names() -> list[str]:
@@ -50,6 +63,8 @@ def load_preset(name: str) -> dict[str, Any]:
 
 def default_presets(env_name: str, on_gpu: bool) -> list[str]:
     """The presets of a run that names none."""
+    if env_name.startswith("continual:"):
+        return _stream_presets(env_name, on_gpu)
     if env_name == "catch":
         return ["demo"]
     if env_name.startswith("memory:"):
@@ -62,6 +77,21 @@ def default_presets(env_name: str, on_gpu: bool) -> list[str]:
         return ["dreamerv3", "size12m", "atari100k"]
     protocol = ["atari100k"] if env_name.startswith("atari100k:") else []
     return ["dreamerv3", "size1m", *protocol]
+
+
+def _stream_presets(env_name: str, on_gpu: bool) -> list[str]:
+    """Those of its first task, for method and sizes, then the one of the stream's own name."""
+    names = default_presets(_first_task(env_name), on_gpu)
+    own = config_for(env_name).name.replace(":", "-")
+    protocols = {"atari100k", "procgen"}  # of a single game
+    return [name for name in names if name not in protocols] + [own] * (own in preset_names())
+
+
+def _first_task(env_name: str) -> str:
+    """The environment whose models a stream needs; an ordinary one is its own."""
+    if not env_name.startswith("continual:"):
+        return env_name
+    return config_for(env_name).parts[0].config.name
 
 
 def load_config(
@@ -82,7 +112,7 @@ def load_config(
     chosen = choose_config(
         env, presets, config_file, name, device=str(options.get("device", "auto"))
     )
-    return from_dict(options, chosen.config)
+    return chosen.with_options(options)
 
 
 def choose_config(
@@ -102,6 +132,7 @@ def choose_config(
     from_file = read_options(file) if file else {}
     env_name = env or _named(from_file, "env") or "catch"
     env_config = config_for(env_name)
+    asked_for = presets is not None
     if presets is None:
         wanted = device if device != "auto" else str(from_file.get("device", "auto"))
         presets, note = _suitable_presets(env_name, wanted, look_for_gpu)
@@ -118,13 +149,15 @@ def choose_config(
     if file:
         config = apply_file(file, _for_choice(from_file, config), config)
         notes.append(f"config file {file}: {', '.join(from_file)}")
-    return Chosen(config, tuple(notes))
+    binding = [from_file, *layers] if asked_for else [from_file]
+    chosen = Chosen(config, tuple(notes), any("steps" in layer for layer in binding))
+    return replace(chosen, config=chosen.with_options({}))
 
 
 def _suitable_presets(env_name: str, device: str, look_for_gpu: bool) -> tuple[list[str], str]:
     """The default presets and the line that says so."""
     situation, on_gpu = env_name, False
-    if _depends_on_device(env_name):
+    if _depends_on_device(_first_task(env_name)):
         on_gpu = _is_gpu(device, look_for_gpu)
         situation += " on a GPU" if on_gpu else " on a CPU"
     presets = default_presets(env_name, on_gpu)

@@ -12,7 +12,7 @@ import torch
 from worldmodels.agent import Agent
 from worldmodels.collector import Collector
 from worldmodels.config import Config
-from worldmodels.envs.registry import make
+from worldmodels.envs.registry import describe_schedule, make
 from worldmodels.envs.vector import make_vec
 from worldmodels.files import save_tensors
 from worldmodels.learner import Learner
@@ -134,6 +134,7 @@ class System:
             f"{config.world_model.posterior}), actor-critic {counts[1]:,}; model state "
             f"{state / 1024:.1f} KiB; imagination starts from {starts}, "
             f"{starts * state / 2**20:.1f} MiB",
+            *describe_schedule(config.env, config.steps),
             self.replay.describe(),
             f"train ratio {config.train_ratio:g} replayed rows per agent step = "
             f"{config.updates_per_step:.4g} updates per agent step, from {batch} rows in the "
@@ -165,8 +166,9 @@ class System:
         self.learner.load_state_dict(state["learner"])
         notes = self.collector.load_state_dict(state["collector"])
         with (folder / "envs.pkl").open("rb") as file:
-            lost = self.collector.restore_envs(pickle.load(file))
-        for lane in lost:
+            states = pickle.load(file)
+        lost = self.collector.restore_envs(states)
+        for lane in (lane for lane in lost if states[lane] is None):  # not a stream: it goes on
             self.envs.envs[lane].close()
             seed = stream_seed(self.config.seed, f"envs/{lane}/{state['step']}")
             self.envs.envs[lane] = make(self.config.env, seed)

@@ -9,8 +9,9 @@ import torch
 
 from worldmodels.config import Config
 from worldmodels.config_file import check_resumable, load_config_file
+from worldmodels.envs.registry import task_at, task_names
 from worldmodels.errors import NonFinite, Stopped, UserError
-from worldmodels.evaluation import EvaluationStopped, evaluate
+from worldmodels.evaluation import EvaluationStopped, describe, evaluate_all
 from worldmodels.files import save_tensors, unwritable
 from worldmodels.replay import CorruptReplay
 from worldmodels.runtime.checkpoint import Checkpoints
@@ -82,7 +83,8 @@ class Trainer:
         self.system = System(config, folder.path / "replay")
         self.logs = Logs(folder.path, config.log.tensorboard)
         self.checkpoints = Checkpoints(folder.path / "checkpoints")
-        self.log_clock, self.eval_clock = Every(config.log.every), Every(config.evaluation.every)
+        self.log_clock = Every(config.log.every)
+        self.eval_clock = Every(config.evaluation.every, at_start=True)
         self.save_timer = Timer(config.checkpoint.minutes)
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.seconds = 0.0
@@ -151,28 +153,22 @@ class Trainer:
         self.set_status("done")
 
     def evaluate(self) -> None:
-        """Episodes on separate environments; their seed depends on the step alone."""
+        """Every task on separate environments; the seed depends on the step alone."""
         options, system = self.config.evaluation, self.system
         self.console.say(f"evaluating {options.episodes} episodes at step {system.step}")
+        seed = stream_seed(self.config.seed, f"evaluation/{system.step}")
+        played = evaluate_all(system.agent, options, seed, lambda: bool(self.signals.received))
+        # On a boundary between two tasks, what was trained on is the one just finished.
+        active = task_at(self.config.env, max(system.step - self.config.num_envs, 0))
         try:
-            scores = evaluate(
-                system.agent,
-                options.episodes,
-                seed=stream_seed(self.config.seed, f"evaluation/{system.step}"),
-                greedy=options.greedy,
-                num_envs=options.envs,
-                stop=lambda: self.signals.received is not None,
-            )
+            rows = [{"kind": "eval", "task": t, "active": active, **row} for t, row in played]
         except EvaluationStopped:
             self.eval_clock.passed -= 1  # the resumed run evaluates here first
             self.stop()
-        self.logs.write_score({"kind": "eval", **scores})
+        for row in rows:  # together: a stop in between would repeat some of them
+            self.logs.write_score(row)
+            self.console.say(f"{row['task']} at step {system.step}: {describe(row)}")
         self.evaluated = system.step
-        human = "" if scores["normalized"] is None else f", normalised {scores['normalized']:.3f}"
-        self.console.say(
-            f"evaluation at step {system.step}: mean return {scores['mean']:.3f} over "
-            f"{scores['episodes']} episodes (min {scores['min']:g}, max {scores['max']:g}){human}"
-        )
 
     def stop(self) -> NoReturn:
         """Save and leave, as a signal asked."""
@@ -187,7 +183,8 @@ class Trainer:
     def log_episode(self, episode: dict[str, Any]) -> None:
         """A training episode has ended."""
         self.recent.append(episode["return"])
-        self.logs.write_score({"kind": "train", "step": self.system.step, **episode})
+        task = task_names(self.config.env)[episode.pop("task")]
+        self.logs.write_score({"kind": "train", "step": self.system.step, "task": task, **episode})
 
     def log_metrics(self) -> None:
         """One line of means since the last."""

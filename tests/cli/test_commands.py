@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from worldmodels import agent, doctor, evaluation
-from worldmodels.config_file import dump_config
+from worldmodels.config_file import dump_config, load_config_file
 from worldmodels.envs import registry
 from worldmodels.presets import load_config
 
@@ -59,15 +59,21 @@ def test_runs_of_an_empty_and_of_a_missing_folder(call, refuse):
 def scores(monkeypatch):
     """Replaces the model and its episodes; holds what `evaluate` was asked for."""
     asked = {}
-    spec = SimpleNamespace(random_score=-0.6, reference_score=1.0)
-    loaded = SimpleNamespace(spec=spec)
-    monkeypatch.setattr(agent, "Agent", SimpleNamespace(load=lambda *given: loaded))
+    monkeypatch.setattr(
+        agent,
+        "Agent",
+        SimpleNamespace(
+            load=lambda run, *given: SimpleNamespace(config=load_config_file(run / "config.yaml"))
+        ),
+    )
 
     def evaluate(player, episodes, **options):
+        asked.setdefault("tasks", []).append(options.pop("env"))
         asked.update(episodes=episodes, **options)
         numbers = dict.fromkeys(("mean", "std", "median", "min", "max"), 0.5)
         told = {"episodes": episodes, "greedy": options["greedy"], "seed": 1, "step": 200}
-        return {**told, **numbers, "normalized": 0.6875, "returns": [0.5], "lengths": [9]}
+        known = {"random_score": -0.6, "reference_score": 1.0, "normalized": 0.6875}
+        return {**told, **numbers, **known, "returns": [0.5], "lengths": [9]}
 
     monkeypatch.setattr(evaluation, "evaluate", evaluate)
     return asked
@@ -76,11 +82,27 @@ def scores(monkeypatch):
 def test_eval_prints_and_appends_the_scores(call, folder, scores):
     answer = call("eval", "runs/catch", "--episodes", "1e1", "--greedy", "--seed", "1")
     assert answer.code == 0
-    assert scores == {"episodes": 10, "seed": 1, "greedy": True, "num_envs": 8}
+    assert not scores.pop("stop")()
+    catch = load_config("catch").env
+    assert scores == {"episodes": 10, "seed": 1, "greedy": True, "num_envs": 8, "tasks": [catch]}
     for text in ("10 episodes, actions most probable", "mean", "0.500", "normalised", "0.688"):
         assert text in answer.out
     last = json.loads((folder / "evaluations.jsonl").read_text().splitlines()[-1])
     assert (last["kind"], last["mean"], last["step"]) == ("eval", 0.5, 200)
+    assert last["task"] == "catch"
+
+
+def test_eval_and_runs_tell_every_task(call, folder, scores):
+    (folder / "config.yaml").write_text(dump_config(load_config("continual:catch", ["debug"])))
+    table = call("eval", "runs/catch").out.splitlines()
+    assert [line.split()[0] for line in table[1:]] == ["task", "upright", "flipped", "inverted"]
+    assert [env.task for env in scores["tasks"]] == ["upright", "flipped", "inverted"]
+    rows = [json.loads(line) for line in call("eval", "runs/catch", "--json").out.splitlines()]
+    assert [row["task"] for row in rows] == ["upright", "flipped", "inverted"]
+    told = [(100, 0.5), (100, 0.5), (200, 0.25), (200, 0.75), (200, 1.0)]
+    lines = [json.dumps({"kind": "eval", "step": step, "mean": mean}) for step, mean in told]
+    (folder / "scores.jsonl").write_text("\n".join(lines))
+    assert json.loads(call("runs", "--json").out)[0]["score"] == pytest.approx(2 / 3)
 
 
 def test_eval_prints_json(call, folder, scores):

@@ -90,6 +90,8 @@ TRAIN = [
 ]
 """Every option of `train catch` with the backbone rssm. A new one is a decision: write it here."""
 
+CATCH = ["--env.view", "--env.inverted", "--env.controls"]
+"""What Catch adds."""
 ATARI = [
     "--env.frame-skip",
     "--env.max-pool",
@@ -112,7 +114,7 @@ def flags_in_help(text: str) -> list[str]:
 
 
 def test_the_options_of_train_are_these(call):
-    assert sorted(flags_in_help(call("train", "catch", "--help").out)) == sorted(TRAIN)
+    assert sorted(flags_in_help(call("train", "catch", "--help").out)) == sorted(TRAIN + CATCH)
     with_atari = flags_in_help(call("train", "atari:pong", "--help").out)
     assert sorted(with_atari) == sorted(TRAIN + ATARI)
 

@@ -125,5 +125,5 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(refuse, run_folder):
 
 def test_print_config_starts_nothing(call, trained):
     answer = call("train", "catch", "--print-config")
-    assert yaml.safe_load(answer.out)["env"] == {"name": "catch"}
+    assert yaml.safe_load(answer.out)["env"]["name"] == "catch"
     assert not trained

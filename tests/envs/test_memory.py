@@ -129,8 +129,8 @@ def test_catch_without_memory_is_a_guess_among_five():
 
 def test_the_proof_fails_where_the_paddle_can_hold_the_column():
     class Parks(MemoryCatch):
-        def step(self, action):
-            return super(MemoryCatch, self).step(action)
+        def _move(self, action):
+            return super(MemoryCatch, self)._move(action)
 
     env = Parks(MemoryCatchConfig(), 0)
     env.reset()

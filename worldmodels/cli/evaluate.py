@@ -7,6 +7,20 @@ from typing import Any
 
 from worldmodels.cli.arguments import Parser, count
 from worldmodels.cli.run_folders import find_run
+from worldmodels.cli.tables import print_table
+from worldmodels.config import EvaluationConfig
+
+_COLUMNS = {
+    "mean": "mean",
+    "std": "std",
+    "median": "median",
+    "min": "min",
+    "max": "max",
+    "random": "random_score",
+    "reference": "reference_score",
+    "normalised": "normalized",
+}
+"""Columns of the table and their entries of a score; normalised: random is 0, reference is 1."""
 
 
 def run(argv: list[str]) -> None:
@@ -19,20 +33,23 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--envs", type=count, default=8, help="environments side by side (8)")
     parser.add_argument("--checkpoint", default="last", help="`last`, or the step of an older one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    parser.add_argument("--json", action="store_true", help="print JSON, every return included")
+    parser.add_argument("--json", action="store_true", help="print JSON, a line per task")
     args = parser.read(argv)
     folder = find_run(args.run)
 
     from worldmodels.agent import Agent  # torch, only now
-    from worldmodels.evaluation import evaluate
+    from worldmodels.evaluation import evaluate_all
 
     agent = Agent.load(folder, args.checkpoint, args.device)
-    scores = evaluate(agent, args.episodes, seed=args.seed, greedy=args.greedy, num_envs=args.envs)
-    if args.json:
-        print(json.dumps(scores))
-    else:
-        _print_scores(folder, scores, agent.spec.random_score, agent.spec.reference_score)
-    _append(folder / "evaluations.jsonl", {"kind": "eval", **scores})
+    options = EvaluationConfig(episodes=args.episodes, envs=args.envs, greedy=args.greedy)
+    rows = []
+    for label, scores in evaluate_all(agent, options, args.seed):
+        rows.append({"kind": "eval", "task": label, **scores})
+        if args.json:
+            print(json.dumps(rows[-1]), flush=True)
+        _append(folder / "evaluations.jsonl", rows[-1])
+    if not args.json:
+        _print_scores(folder, rows)
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
@@ -43,13 +60,14 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row).encode() + b"\n")
 
 
-def _print_scores(
-    folder: Path, scores: dict[str, Any], random: float | None, reference: float | None
-) -> None:
-    policy = "most probable" if scores["greedy"] else "sampled"
-    print(f"{folder} at step {scores['step']}: {scores['episodes']} episodes, actions {policy}")
-    for name in ("mean", "std", "median", "min", "max"):
-        print(f"  {name:10} {scores[name]:10.3f}")
-    if scores["normalized"] is not None:
-        print(f"  {'normalised':10} {scores['normalized']:10.3f}   ", end="")
-        print(f"(random play {random:g} is 0, the reference {reference:g} is 1)")
+def _print_scores(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """One line per task."""
+    first = rows[0]
+    policy = "most probable" if first["greedy"] else "sampled"
+    print(f"{folder} at step {first['step']}: {first['episodes']} episodes, actions {policy}")
+    table = [[row["task"], *(_shown(row[key]) for key in _COLUMNS.values())] for row in rows]
+    print_table(("task", *_COLUMNS), table)
+
+
+def _shown(number: float | None) -> str:
+    return "-" if number is None else f"{number:.3f}"

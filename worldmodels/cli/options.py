@@ -25,7 +25,7 @@ from tyro.constructors import (
 from worldmodels.cli.arguments import unexpected
 from worldmodels.cli.choices import Choices, Request
 from worldmodels.config import Config
-from worldmodels.config_file import from_dict, option_names
+from worldmodels.config_file import option_names
 from worldmodels.errors import UserError
 from worldmodels.presets import Chosen
 
@@ -59,7 +59,7 @@ def flags(config: Any) -> list[str]:
 
 def apply_flags(chosen: Chosen, request: Request, command: str, choices: Choices) -> Config:
     """The chosen configuration with the flags over it; prints the help where that is wanted."""
-    return from_dict(_read_flags(chosen, request, command, choices), chosen.config, spell=flag)
+    return chosen.with_options(_read_flags(chosen, request, command, choices), spell=flag)
 
 
 def _read_flags(chosen: Chosen, request: Request, command: str, choices: Choices) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class RunSummary:
     step: int | None
     steps: int | None
     score: float | None
-    """Mean return of the last evaluation."""
+    """Mean return of the last evaluation, over its tasks."""
     mebibytes: float
     modified: float
     """Seconds since 1970 of the last change of status."""
@@ -92,19 +92,25 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _last_score(path: Path) -> float | None:
-    """The mean of the last evaluation; lines torn by a kill are passed over."""
+    """The mean of the last evaluation, over its tasks; lines torn by a kill are passed over."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
+    last: dict[str, Any] = {}
+    means: list[float] = []
     for line in reversed(lines):
         try:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and row.get("kind") == "eval":
-            return row.get("mean")
-    return None
+        if not isinstance(row, dict) or row.get("kind") != "eval" or "mean" not in row:
+            continue
+        last = last or row
+        if row.get("step") != last.get("step"):
+            break
+        means.append(row["mean"])
+    return sum(means) / len(means) if means else None
 
 
 def _size(path: Path) -> int:

@@ -73,6 +73,8 @@ def _settle(choices: TrainChoices, request: Request) -> tuple[Config, list[str]]
         chosen = choose(choices, request)
     config = apply_flags(chosen, request, "train", choices)
     changes = differences(chosen.config, config)
+    if not chosen.steps_are_set and config.steps == getattr(config.env, "total_steps", None):
+        changes.pop("steps", None)  # nobody typed them: the stream is that long
     if choices.resume:
         check_resumable(chosen.config, config)
     if not changes:

@@ -4,11 +4,14 @@ import time
 
 
 class Every:
-    """Due once whenever `step` has passed another multiple of `period` (0: never)."""
+    """Due once whenever `step` has passed another multiple of `period` (0: never).
 
-    def __init__(self, period: int):
+    With `at_start`, step 0 is such a multiple too.
+    """
+
+    def __init__(self, period: int, at_start: bool = False):
         self.period = period
-        self.passed = 0
+        self.passed = -1 if at_start else 0
 
     def due(self, step: int) -> bool:
         """Whether a multiple was passed since the last call."""

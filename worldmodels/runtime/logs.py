@@ -51,10 +51,13 @@ class Logs:
         self._points(step, values)
 
     def write_score(self, row: dict[str, Any]) -> None:
-        """One line of scores: a training episode or an evaluation."""
+        """One line of scores: a training episode, or the evaluation of a task."""
         self.scores.write(row)
-        name = "score/train" if row["kind"] == "train" else "score/eval"
-        self._points(row["step"], {name: row["return"] if row["kind"] == "train" else row["mean"]})
+        if row["kind"] == "train":
+            self._points(row["step"], {"score/train": row["return"]})
+        else:
+            of_task = "" if row["task"] == row["env"] else f"/{row['task']}"
+            self._points(row["step"], {f"score/eval{of_task}": row["mean"]})
 
     def state_dict(self) -> dict[str, int]:
         """Where the files end now."""
