@@ -105,7 +105,7 @@ def test_a_backbone_that_a_preset_does_not_know_keeps_its_defaults(monkeypatch):
         ("continual:Atari", True, ["dreamerv3", "size12m", "continual-atari"]),
         ("continual:coinrun", False, ["dreamerv3", "size1m", "continual-coinrun"]),
         ("procgen:coinrun", True, ["dreamerv3", "size12m", "procgen"]),
-        ("procgen:coinrun", False, ["dreamerv3", "size1m", "procgen"]),
+        ("procgen:coinrun", False, ["dreamerv3", "size1m"]),
     ],
 )
 def test_defaults_suit_environment_and_device(env, on_gpu, names):

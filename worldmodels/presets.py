@@ -70,7 +70,7 @@ def default_presets(env_name: str, on_gpu: bool) -> list[str]:
     if env_name.startswith("memory:"):
         return ["memory"]
     if env_name.startswith("procgen:"):
-        return ["dreamerv3", "size12m" if on_gpu else "size1m", "procgen"]
+        return ["dreamerv3", "size12m", "procgen"] if on_gpu else ["dreamerv3", "size1m"]
     if not _depends_on_device(env_name):
         return ["small"]
     if on_gpu:
