@@ -10,6 +10,7 @@ from typing import Any, Literal
 from worldmodels.backbones.configs import RSSMConfig
 from worldmodels.envs.configs import CatchConfig
 from worldmodels.errors import UserError
+from worldmodels.parts import check_retention, check_sampling
 
 _AT_LEAST = {
     "steps": 1,
@@ -45,6 +46,7 @@ _AT_LEAST = {
     "log.every": 1,
 }
 _SHARES = (
+    "replay.long_term_share",
     "world_model.unimix",
     "actor_critic.return_lambda",
     "actor_critic.unimix",
@@ -140,10 +142,22 @@ class ReplayConfig:
     carry: str = "auto"
     """State before a sequence: `stored`, `zero`, `burnin:K` (K rows without loss), `continue`, or
     `auto`: stored where the backbone's state is vectors, else burnin:8."""
+    retention: str = "fifo"
+    """What stays: `fifo` (the newest), `reservoir` (a uniform sample of all rollouts ever seen),
+    `wmar` (both), `reward_weighted`, `coverage`, or file.py:Class or package.module:Class."""
+    long_term_share: float = 0.5
+    """Share of the capacity and of the draws that wmar's reservoir has."""
+    sampling: str = "uniform"
+    """How windows are drawn: `uniform`, `recency`, `dfs` (the least drawn first), or several with
+    their shares, as uniform:0.8+recency:0.2."""
+    coin: Literal["batch", "row"] = "batch"
+    """Whether all windows of a batch, or each by itself, choose wmar's buffer to come from."""
+    storage: Literal["ram", "disk", "device"] = "ram"
+    """Where rows are: in RAM, on disk (10 million and more), or in the GPU's memory."""
     online: bool = True
-    """Train on every fresh window once before drawing uniformly."""
+    """Train on every fresh window once before drawing others."""
     segment: int = 1024
-    """Rows of one file on disk."""
+    """Rows of one rollout, and of one file on disk; fewer where the capacity is small."""
 
     def __post_init__(self):
         mode, _, rows = self.carry.partition(":")
@@ -154,6 +168,8 @@ class ReplayConfig:
                 f"--replay.carry is auto, stored, zero, continue or burnin:K (as burnin:8), "
                 f"not '{self.carry}'"
             )
+        check_retention(self.retention)
+        check_sampling(self.sampling)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,7 @@ class System:
             replay_folder,
             stream_seed(config.seed, "replay"),
             reserve=config.steps + config.steps // 8,  # every episode adds a row to its steps
+            device=self.device,
         )
         acting = generator(config.seed, "acting", self.device)
         self.collector = Collector(self.envs, self.agent, self.replay, acting)

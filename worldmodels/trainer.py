@@ -279,6 +279,7 @@ class Trainer:
                 f"no checkpoint in {self.checkpoints.folder} can be resumed; nothing was changed, "
                 "`worldmodels eval` may still play what is there, or start a new run"
             )
+        self.system.replay.clear()
         self.logs.load_state_dict({"metrics": 0, "scores": 0})
         self.console.say("no checkpoint yet: starting from the beginning")
 

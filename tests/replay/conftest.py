@@ -29,6 +29,11 @@ class Options:
     carry: str = "zero"
     online: bool = False
     segment: int = 8
+    retention: str = "fifo"
+    long_term_share: float = 0.5
+    sampling: str = "uniform"
+    coin: str = "batch"
+    storage: str = "ram"
 
 
 def toy_spec(action: str = "discrete") -> EnvSpec:

@@ -174,7 +174,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def memory_is_bounded(self):
-        assert self.replay.bytes <= LARGEST * SEGMENT * self.replay._store.row_bytes
+        assert self.replay.bytes <= LARGEST * SEGMENT * self.replay._row_bytes
 
 
 @pytest.mark.parametrize("carry", ["stored", "continue", "burnin:2"])

@@ -3,7 +3,7 @@
 import pytest
 
 from worldmodels.errors import UserError
-from worldmodels.replay.plan import check_memory, make_plan
+from worldmodels.replay.plan import check_memory, segment_size
 
 
 def resident(replay) -> set[int]:
@@ -40,7 +40,7 @@ def test_memory_is_known_before_the_run_and_stays(toys):
     replay.sample(4, 4)
     assert replay.bytes == before
     assert replay.describe() == text
-    assert replay.bytes <= (200 + 2 * 16) * replay._store.row_bytes
+    assert replay.bytes <= (200 + 2 * 16) * replay._row_bytes
     assert "newest 200 rows" in text
     assert "carry stored" in text
 
@@ -55,7 +55,7 @@ def test_lanes_that_are_cut_all_the_time_do_not_grow_memory(toys, lanes):
         stream.add_to(replay)
         for lane in range(1, lanes):
             replay.end_lane(lane)
-        assert set(replay._store.unsaved) <= set(replay._store.segments)
+        assert set(replay._keeper._unsealed) <= set(replay._store.segments)
         assert replay.rows <= 128
         assert replay.eligible(1) == replay.rows
         if row > 4 and replay.can_sample(2):
@@ -66,7 +66,7 @@ def test_lanes_that_are_cut_all_the_time_do_not_grow_memory(toys, lanes):
 def test_reserve_takes_only_what_a_short_run_needs(toys):
     stream = toys.Stream(2)
     short = toys.replay(2, capacity=10_000, segment=16, reserve=100)
-    assert short.bytes <= (100 + 2 * 16) * short._store.row_bytes
+    assert short.bytes <= (100 + 2 * 16) * short._row_bytes
     before = short.bytes
     stream.add_to(short, 50)
     assert short.bytes == before
@@ -78,11 +78,11 @@ def test_reserve_takes_only_what_a_short_run_needs(toys):
 def test_a_capacity_that_cannot_work_is_refused(toys):
     with pytest.raises(UserError, match="raise it to at least 256"):
         toys.replay(2, capacity=200, batch_length=64)
-    plan = make_plan(10**9, 1024, 1, 64, None)
     with pytest.raises(UserError, match=r"lower --replay\.capacity"):
-        check_memory(plan, 12_300)
+        check_memory(10**15, "10 rows")
 
 
 def test_segments_are_small_against_the_capacity():
-    assert make_plan(1000, 1024, 2, 16, None).segment_rows == 125
-    assert make_plan(100_000, 1024, 2, 16, None).segment_rows == 1024
+    assert segment_size(1000, 1024, 2, 16, 1.0) == 125
+    assert segment_size(100_000, 1024, 2, 16, 1.0) == 1024
+    assert segment_size(2000, 1024, 2, 16, 0.5) == 125

@@ -35,6 +35,11 @@ class Options:
     carry: str
     online: bool = False
     segment: int = 1024
+    retention: str = "fifo"
+    long_term_share: float = 0.5
+    sampling: str = "uniform"
+    coin: str = "batch"
+    storage: str = "ram"
 
 
 def bench_replay(

@@ -8,7 +8,7 @@ import numpy as np
 
 from worldmodels.files import unwritable
 from worldmodels.replay.files import FileRecord, open_arrays, verify, write_arrays
-from worldmodels.replay.store import LANE_SHIFT, Segment, Store
+from worldmodels.replay.segment import POSITION, Segment
 
 
 class Archive:
@@ -21,13 +21,10 @@ class Archive:
         except OSError as error:
             raise unwritable("replay", folder, error) from error
 
-    def seal(self, store: Store) -> None:
-        """Write every closed segment that has no file yet."""
-        for segment in list(store.unsaved.values()):
-            segment.file = write_arrays(
-                self.folder, _stem(segment), segment.filled(store.row_columns)
-            )
-            del store.unsaved[segment.first]
+    def write(self, segment: Segment, arrays: Mapping[str, np.ndarray]) -> FileRecord:
+        """Durably write a closed segment."""
+        stem = f"segment_{segment.lane:03d}_{segment.first & POSITION:012d}"
+        return write_arrays(self.folder, stem, arrays)
 
     def verify(self, record: FileRecord) -> None:
         """Raise CorruptReplay unless the file is what was written."""
@@ -44,8 +41,3 @@ class Archive:
         for path in doomed:
             path.unlink(missing_ok=True)
         return doomed
-
-
-def _stem(segment: Segment) -> str:
-    lane, position = segment.first >> LANE_SHIFT, segment.first & ((1 << LANE_SHIFT) - 1)
-    return f"segment_{lane:03d}_{position:012d}"

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from worldmodels.backbones.base import LeafSpec
 from worldmodels.errors import UserError, near
@@ -19,7 +21,7 @@ from worldmodels.replay.store import Store
 
 Draw = Callable[[int], list[int]]
 """count -> that many starts of resident windows."""
-Window = tuple[list[int], Carry | None, np.ndarray]
+Window = tuple[list[int], Carry | None, Tensor]
 """Starts of B windows, the carry before them, and which of them have one (bool [B])."""
 MAX_STORED_BYTES = 64 * 1024
 MAX_REDRAWS = 8
@@ -31,7 +33,7 @@ NOWHERE = -(1 << 60)
 class CarryMode(Protocol):
     """How windows begin, and what becomes of the states that learning computed."""
 
-    side_columns: dict[str, Column]
+    side: Column | None
     """What it keeps beside each row."""
 
     def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
@@ -55,11 +57,11 @@ class Zero:
     """Every window starts from zeros; `zero` and `burnin:k`."""
 
     def __init__(self):
-        self.side_columns: dict[str, Column] = {}
+        self.side: Column | None = None
 
     def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
         """Any windows, no carry."""
-        return draw(batch), None, np.zeros(batch, np.bool_)
+        return draw(batch), None, torch.zeros(batch, dtype=torch.bool)
 
     def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
         """Nothing is kept."""
@@ -82,48 +84,43 @@ class Stored:
                 f"state per row, above {MAX_STORED_BYTES // 1024} KiB; use --replay.carry=burnin:8"
             )
         self._packing = packing
-        self.side_columns = {"carry": packing.column}
+        self.side = packing.column
 
     def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
         """Any windows, with what is stored at the row before each."""
         starts = draw(batch)
-        before = store.gather(np.array(starts, np.int64) - 1)
-        return starts, *self._packing.unpack(before["carry"])
+        before = store.gather([start - 1 for start in starts])
+        return starts, *self._packing.unpack(before)
 
     def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
         """Store the states at their rows; rows that are gone are left out."""
-        store.scatter(ids, {"carry": self._packing.pack(carry)})
+        store.scatter(ids, self._packing.pack(carry))
 
     def save(self, store: Store) -> dict[str, np.ndarray]:
-        """The side columns of every segment."""
-        return {
-            f"{segment.first}.{name}": values
-            for segment in store.segments.values()
-            for name, values in segment.filled(self.side_columns).items()
-        }
+        """The side column of every segment."""
+        return {f"{s.first}.carry": store.storage.side(s) for s in store.segments.values()}
 
     def load(self, store: Store, saved: Mapping[str, np.ndarray]) -> None:
-        """Fill the side columns of every segment."""
+        """Fill the side column of every segment."""
         for segment in store.segments.values():
-            for name, values in segment.filled(self.side_columns).items():
-                values[...] = saved[f"{segment.first}.{name}"]
+            store.storage.load_side(segment, saved[f"{segment.first}.carry"])
 
 
 class Continue:
     """B streams, each read on from where it stopped until its lane ends or its rows are gone."""
 
     def __init__(self, packing: Packing, streams: int):
-        self.side_columns: dict[str, Column] = {}
+        self.side: Column | None = None
         self._packing = packing
         self._next = np.full(streams, NOWHERE, np.int64)
         """[B]: the row each stream reads next."""
-        self._heads = np.zeros(streams, packing.column.dtype)
-        """[B], packed: the state after row `_next - 1`, where it is known."""
+        self._heads = torch.zeros(streams, packing.column.nbytes, dtype=torch.uint8)
+        """[B, bytes], packed: the state after row `_next - 1`, where it is known."""
 
     def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
         """The windows where the streams stopped; imagination takes any, without a carry."""
         if not learn:
-            return draw(batch), None, np.zeros(batch, np.bool_)
+            return draw(batch), None, torch.zeros(batch, dtype=torch.bool)
         if batch != len(self._next):
             raise ValueError(
                 f"--replay.carry=continue keeps {len(self._next)} streams; sample batches of that "
@@ -131,13 +128,13 @@ class Continue:
             )
         for stream in range(batch):
             if not store.holds(int(self._next[stream]), rows):
-                self._heads[stream] = np.zeros((), self._heads.dtype)
+                self._heads[stream] = 0
                 self._next[stream] = NOWHERE
                 self._next[stream] = self._redraw(draw, rows)
         starts = self._next.tolist()
         carry, known = self._packing.unpack(self._heads)
         self._next += rows
-        self._heads = np.zeros_like(self._heads)
+        self._heads = torch.zeros_like(self._heads)
         return starts, carry, known
 
     def update(self, store: Store, ids: np.ndarray, carry: Carry) -> None:
@@ -146,16 +143,16 @@ class Continue:
             hits = np.flatnonzero(ids == following - 1)
             if len(hits):
                 row = int(hits[-1])
-                last = carry.map(lambda leaf, row=row: leaf[row : row + 1].cpu())
+                last = carry.map(lambda leaf, row=row: leaf[row : row + 1])
                 self._heads[stream] = self._packing.pack(last)[0]
 
     def save(self, store: Store) -> dict[str, np.ndarray]:
         """Where the streams stopped, and in which state."""
-        return {"next": self._next, "heads": self._heads}
+        return {"next": self._next, "heads": self._heads.numpy()}
 
     def load(self, store: Store, saved: Mapping[str, np.ndarray]) -> None:
         """Take the streams up again."""
-        self._next, self._heads = saved["next"], saved["heads"]
+        self._next, self._heads = saved["next"], torch.from_numpy(saved["heads"])
 
     def _redraw(self, draw: Draw, rows: int) -> int:
         """A start whose window overlaps no other stream's, if a few draws find one."""

@@ -69,7 +69,7 @@ def open_checkpoint(
 
 def segment_records(body: dict[str, Any]) -> list[FileRecord]:
     """The segment files that a checkpoint needs beside its own folder."""
-    files = [file for _, _, file in body["store"]["segments"]]
+    files = [file for _, _, _, file in body["store"]["segments"]]
     return [FileRecord(**file) for file in files if file is not None]
 
 
@@ -92,16 +92,17 @@ def verify_checkpoint(directory: Path, body: dict[str, Any], archive: Archive | 
 def save_store(store: Store) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The store's JSON values, and the arrays of all rows that are in no segment file."""
     segments = [
-        [segment.first, segment.rows, asdict(segment.file) if segment.file else None]
-        for segment in store.segments.values()
+        [s.first, s.rows, s.born, asdict(s.file) if s.file else None]
+        for s in store.segments.values()
     ]
     arrays = {
         f"{segment.first}.{name}": values
         for segment in store.segments.values()
         if segment.file is None
-        for name, values in segment.filled(store.row_columns).items()
+        for name, values in store.storage.arrays(segment).items()
     }
-    return {"next_id": store.next_id.tolist(), "segments": segments}, arrays
+    state = {"next_id": store.next_id.tolist(), "clock": store.clock, "segments": segments}
+    return state, arrays
 
 
 def load_store(
@@ -110,13 +111,27 @@ def load_store(
     """Inverse of `save_store`, over whatever the store held."""
     store.clear()
     store.next_id[:] = saved["next_id"]
-    for first, count, file in saved["segments"]:
-        record = FileRecord(**file) if file else None
-        columns = store.adopt(first, count, record).filled(store.row_columns)
-        if record is None:
-            for name, values in columns.items():
-                values[...] = rows[f"{first}.{name}"]
+    store.clock = saved["clock"]
+    for first, count, born, file in saved["segments"]:
+        segment = store.adopt(first, count, born, FileRecord(**file) if file else None)
+        if segment.file is None:
+            store.storage.load(segment, _Prefixed(rows, f"{first}."))
         elif archive is not None:
-            with archive.open(record) as arrays:
-                for name, values in columns.items():
-                    values[...] = arrays[name]
+            with archive.open(segment.file) as arrays:
+                store.storage.load(segment, arrays)
+
+
+class _Prefixed(Mapping[str, np.ndarray]):
+    """The arrays whose names begin with a prefix, read when they are asked for."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], prefix: str):
+        self._arrays, self._prefix = arrays, prefix
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[self._prefix + name]
+
+    def __iter__(self):
+        return (n.removeprefix(self._prefix) for n in self._arrays if n.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -1,9 +1,10 @@
-"""A model's carry as one compact column of rows, and back.
+"""A model's carry as one compact row of bytes, and back, on any device.
 
 Letters: N rows, S stochastic groups, C classes per group.
 """
 
 from collections.abc import Mapping
+from math import prod
 
 import numpy as np
 import torch
@@ -13,65 +14,65 @@ from worldmodels.backbones.base import LeafSpec
 from worldmodels.objects import Carry
 from worldmodels.replay.rows import Column
 
-KNOWN = "known"
-"""The field that says that a carry was written at this row."""
-
 
 class Packing:
-    """`z` [S, C], which is exactly one-hot, as class numbers; every other leaf as it is.
+    """`z` [S, C], which is exactly one-hot, as class numbers; every other leaf as it is; and a
+    last byte that says that a carry was written here.
 
     Classes count from 1, so that zeros, which is what an unwritten row holds, unpack to zeros.
     """
 
     def __init__(self, spec: Mapping[str, LeafSpec]):
         self._spec = dict(spec)
-        fields = [(name, *_packed(name, leaf)) for name, leaf in spec.items()]
-        self._record = np.dtype([(KNOWN, np.bool_, ()), *fields])
-        self.column = Column((), np.dtype((np.void, self._record.itemsize)))
+        packed = {name: _packed(name, leaf) for name, leaf in spec.items()}
+        # The widest types first, so that every leaf is aligned in its row.
+        names = sorted(packed, key=lambda name: -packed[name][0].itemsize)
+        self._parts: dict[str, tuple[torch.dtype, int, int]] = {}
+        """Leaf -> type, first and last byte."""
+        size = 0
+        for name in names:
+            kind, shape = packed[name]
+            end = size + prod(shape) * kind.itemsize
+            self._parts[name] = kind, size, end
+            size = end
+        self.column = Column((), np.dtype((np.void, size + 1)))
         """A packed carry is opaque bytes, as a row's record is."""
-        self._one_hot = {
-            name: torch.eye(leaf.shape[-1] + 1, dtype=leaf.dtype)[:, 1:].contiguous()
-            for name, leaf in spec.items()
-            if _is_classes(name, leaf)
-        }
 
-    def pack(self, carry: Carry) -> np.ndarray:
-        """A carry of N rows, on any device -> [N], all of them known."""
+    def pack(self, carry: Carry) -> Tensor:
+        """A carry of N rows -> uint8 [N, bytes] on its device, all of them known."""
         Carry.load(carry.save(), self._spec)
-        record = np.empty(carry.batch_size, self._record)
-        record[KNOWN] = True
-        for name, leaf in carry.items():
-            leaf = leaf.detach()
-            leaf = (leaf.argmax(-1) + 1 if name in self._one_hot else leaf).cpu()
-            bits = leaf.view(torch.int16) if leaf.dtype == torch.bfloat16 else leaf
-            record[name] = bits.numpy()
-        return record.view(self.column.dtype)
+        count = carry.batch_size
+        parts = []
+        for name, (kind, _, _) in self._parts.items():
+            leaf = carry[name].detach()
+            leaf = (leaf.argmax(-1) + 1).to(kind) if self._is_classes(name) else leaf
+            parts.append(leaf.reshape(count, -1).contiguous().view(torch.uint8))
+        known = torch.ones(count, 1, dtype=torch.uint8, device=parts[0].device)
+        return torch.cat([*parts, known], 1)
 
-    def unpack(self, column: np.ndarray) -> tuple[Carry, np.ndarray]:
-        """[N] -> the carry, zeros where unknown; and which rows are known, bool [N]."""
-        record = column.view(self._record)
-        leaves = {
-            name: self._leaf(name, leaf, torch.from_numpy(record[name].copy()))
-            for name, leaf in self._spec.items()
-        }
-        return Carry(leaves), record[KNOWN]
+    def unpack(self, rows: Tensor) -> tuple[Carry, Tensor]:
+        """uint8 [N, bytes] -> the carry, zeros where unknown; which rows are known, bool [N]."""
+        leaves = {}
+        for name, leaf in self._spec.items():
+            kind, first, last = self._parts[name]
+            packed = rows[:, first:last].clone(memory_format=torch.contiguous_format).view(kind)
+            if self._is_classes(name):
+                classes = torch.arange(1, leaf.shape[-1] + 1, device=rows.device)
+                packed = (packed.unsqueeze(-1) == classes).to(leaf.dtype)
+            leaves[name] = packed.view(-1, *leaf.shape)
+        return Carry(leaves), rows[:, -1].bool()
 
-    def _leaf(self, name: str, spec: LeafSpec, packed: Tensor) -> Tensor:
-        if name in self._one_hot:
-            rows = self._one_hot[name].index_select(0, packed.flatten().int())
-            return rows.view(-1, *spec.shape)
-        return packed.view(torch.bfloat16) if spec.dtype == torch.bfloat16 else packed
+    def _is_classes(self, name: str) -> bool:
+        return _is_classes(name, self._spec[name])
 
 
 def _is_classes(name: str, spec: LeafSpec) -> bool:
     return name == "z" and len(spec.shape) == 2
 
 
-def _packed(name: str, spec: LeafSpec) -> tuple[np.dtype, tuple[int, ...]]:
+def _packed(name: str, spec: LeafSpec) -> tuple[torch.dtype, tuple[int, ...]]:
     """Type and shape of one row of a leaf."""
     if _is_classes(name, spec):
         groups, classes = spec.shape
-        return np.dtype(np.uint8 if classes <= 255 else np.int16), (groups,)
-    if spec.dtype == torch.bfloat16:  # numpy has no such type: its bits travel as int16
-        return np.dtype(np.int16), spec.shape
-    return torch.empty(0, dtype=spec.dtype).numpy().dtype, spec.shape
+        return torch.uint8 if classes <= 255 else torch.int16, (groups,)
+    return spec.dtype, spec.shape

@@ -5,7 +5,7 @@ Letters: E environments (lanes), B windows of T rows, N rows.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,6 @@ from worldmodels.backbones.base import LeafSpec
 from worldmodels.envs.spec import EnvSpec, Step
 from worldmodels.errors import UserError
 from worldmodels.objects import Batch, Carry
-from worldmodels.replay.archive import Archive
-from worldmodels.replay.buffers import BufferPool
 from worldmodels.replay.carry import make_carry, settle_carry
 from worldmodels.replay.checkpoint import (
     load_store,
@@ -27,52 +25,27 @@ from worldmodels.replay.checkpoint import (
     verify_checkpoint,
     write_checkpoint,
 )
-from worldmodels.replay.plan import check_memory, make_plan
-from worldmodels.replay.retention import Fifo
+from worldmodels.replay.keeper import Keeper, Recovered
+from worldmodels.replay.options import (
+    ReplayOptions,
+    identity,
+    make_retention,
+    make_sampler,
+    make_storage,
+)
+from worldmodels.replay.plan import reserved_segments
 from worldmodels.replay.rows import RowLayout
-from worldmodels.replay.sampling import OnlineQueue, Uniform, eligible
+from worldmodels.replay.sampling import OnlineQueue, Purpose
+from worldmodels.replay.storage import row_bytes
 from worldmodels.replay.store import Store
-
-
-class ReplayOptions(Protocol):
-    """The options that a replay reads; `worldmodels.config.ReplayConfig` has them all."""
-
-    @property
-    def capacity(self) -> int:
-        """Rows kept at most."""
-        ...
-
-    @property
-    def batch_size(self) -> int:
-        """Sequences per batch: the number of streams of carry mode `continue`."""
-        ...
-
-    @property
-    def batch_length(self) -> int:
-        """Rows per sequence: the length of the online queue's windows."""
-        ...
-
-    @property
-    def carry(self) -> str:
-        """`auto`, `stored`, `zero`, `burnin:K` or `continue`."""
-        ...
-
-    @property
-    def online(self) -> bool:
-        """Serve windows that were never seen before all others."""
-        ...
-
-    @property
-    def segment(self) -> int:
-        """Rows per segment, at most."""
-        ...
 
 
 class Replay:
     """Keeps what arrived (design law 1) and serves it as windows of consecutive rows.
 
-    `folder` holds the sealed segments; without one, rows live in RAM and in checkpoints only.
+    `folder` holds the segments on disk; without one, rows live in memory and in checkpoints only.
     `reserve` bounds the rows that will ever be added, where that is less than the capacity.
+    `device` is where storage `device` keeps its rows.
     """
 
     def __init__(
@@ -84,26 +57,30 @@ class Replay:
         folder: Path | None,
         seed: int,
         reserve: int | None = None,
+        device: torch.device | None = None,
     ):
         self._config = config
         self._layout = RowLayout(spec)
         self._carry_mode = settle_carry(config.carry, carry_spec)
         self._carry, self.burnin = make_carry(self._carry_mode, carry_spec, config.batch_size)
         window = config.batch_length + self.burnin
-        self._plan = make_plan(config.capacity, config.segment, num_lanes, window, reserve)
-        columns, side = self._layout.columns, self._carry.side_columns
-        check_memory(self._plan, sum(column.nbytes for column in (columns | side).values()))
-        self._archive = None if folder is None else Archive(folder)
-        self._store = Store(
-            columns, side, num_lanes, self._plan.segment_rows, self._plan.reserved_segments
-        )
-        self._retention = Fifo(self._plan.capacity, self._plan.max_segments)
-        self._uniform = Uniform(seed)
+        retention, segment_rows = make_retention(config, num_lanes, window, seed)
+        columns, side = self._layout.columns, self._carry.side
+        self._row_bytes = row_bytes(columns, side)
+        slots = reserved_segments(retention.max_segments, segment_rows, num_lanes, reserve)
+        storage = make_storage(config.storage, columns, side, segment_rows, slots, folder, device)
+        self._store = Store(storage, num_lanes, segment_rows)
+        self._retention = retention
+        self._keeper = Keeper(self._layout, self._store, retention, folder)
+        self._samplers = {
+            name: make_sampler(config.sampling, pool, self._store, retention.max_segments)
+            for name, (pool, _) in retention.pools.items()
+        }
         limit = config.capacity // config.batch_length if config.online else 0
         self._online = OnlineQueue(config.batch_length, window, num_lanes, limit)
-        self._pool = BufferPool()
-        identity = _identity(config, spec, carry_spec, num_lanes, self._plan.segment_rows)
-        self._identity = identity | {"carry": self._carry_mode}
+        self._random = np.random.default_rng(seed)
+        known = identity(config, spec, carry_spec, num_lanes, segment_rows)
+        self._identity = known | {"carry": self._carry_mode}
 
     @property
     def rows(self) -> int:
@@ -113,26 +90,34 @@ class Replay:
     @property
     def bytes(self) -> int:
         """Memory held for rows and their stored states, filled or not."""
-        return self._store.allocated * self._store.segment_rows * self._store.row_bytes
+        return self._store.storage.bytes
 
     def describe(self) -> str:
-        """One line: what is kept, in how much memory, and how it is sampled."""
-        plan, store = self._plan, self._store
-        place = "in memory only" if self._archive is None else f"saved in {self._archive.folder}"
-        order = "fresh windows first, then uniform" if self._config.online else "uniform"
+        """One line: what is kept, in how much memory, and how it is drawn."""
+        store, config, folder = self._store, self._config, self._keeper.archive
+        limit = self._retention.max_segments * store.segment_rows * self._row_bytes / 2**20
+        held = {
+            "ram": f"{self.bytes / 2**20:.0f} MiB of RAM taken now, {limit:.0f} MiB at most",
+            "device": f"{self.bytes / 2**20:.0f} MiB on {store.storage.device}",
+            "disk": f"on disk, {limit:.0f} MiB at most and what checkpoints refer to",
+        }[config.storage]
+        place = f"saved in {folder.folder}" if folder else "in memory only"
+        order = "fresh windows first, then " if config.online else ""
+        coin = f", one pool a {config.coin}" if len(self._samplers) > 1 else ""
         why = ""
-        if self._config.carry == "auto":
+        if config.carry == "auto":
             kind = "vectors" if self._carry_mode == "stored" else "no vectors, or large"
             why = f" (auto: the states are {kind})"
         return (
-            f"replay: newest {plan.capacity} rows of {store.row_bytes / 1024:.1f} KiB, "
-            f"{self.bytes / 2**20:.0f} MiB taken now for {store.allocated} segments of "
-            f"{plan.segment_rows} rows, {place}; {order}; carry {self._carry_mode}{why}"
+            f"replay: {self._retention.describe()}, {self._row_bytes / 1024:.1f} KiB a row in "
+            f"segments of {store.segment_rows}, {held}, {place}; drawn {order}{config.sampling}"
+            f"{coin}; carry {self._carry_mode}{why}"
         )
 
     def eligible(self, length: int) -> int:
-        """Number of rows at which a window of `length` rows (and its burn-in) can start."""
-        return eligible(self._store, length + self.burnin)
+        """Number of starts of windows of `length` rows (and their burn-in), over all pools."""
+        rows = length + self.burnin
+        return sum(pool.eligible(rows) for pool, _ in self._retention.pools.values())
 
     def can_sample(self, length: int) -> bool:
         """Whether `sample(..., length)` finds a window."""
@@ -142,8 +127,8 @@ class Replay:
         """One row per lane -> row ids int64 [E].
 
         prev_action: the actions that led here, int64 [E] (-1: none) or float32 [E, A] (zeros:
-        none). If a full segment cannot be written, the rows are kept and a UserError is raised;
-        writing is tried again with the next row.
+        none). If a file cannot be written, the rows are kept and a UserError is raised; writing
+        is tried again with the next row.
         """
         values = self._layout.pack(step, prev_action)
         if len(values["record"]) != self._store.num_lanes:
@@ -151,25 +136,21 @@ class Replay:
                 f"a step of {len(values['record'])} environments was added to a replay of "
                 f"{self._store.num_lanes} lanes"
             )
-        self._retention.make_room(self._store)
-        ids = self._store.append(values)
+        ids = self._keeper.append(values)
         self._online.added(ids)
-        self._seal()
+        self._keeper.write(values)
         return ids
 
     def end_lane(self, lane: int) -> None:
         """Cut a lane whose environment could not be continued: no window crosses this moment."""
-        self._store.cut(lane)
-        self._online.cut(lane)
-        self._seal()
+        self._keeper.cut(lane)
 
-    def sample(
-        self, batch: int, length: int, purpose: Literal["learn", "imagine"] = "learn"
-    ) -> Batch:
-        """B windows of T = length rows (plus burn-in), on the CPU, in memory of their own.
+    def sample(self, batch: int, length: int, purpose: Purpose = "learn") -> Batch:
+        """B windows of T = length rows (plus burn-in), in memory of their own.
 
+        On the CPU, or where storage `device` keeps its rows; `index` is always on the CPU.
         Learning is served the online queue first, and continues the streams of carry mode
-        `continue`; imagination draws uniformly and leaves both alone.
+        `continue`; imagination leaves both alone.
         """
         rows = length + self.burnin
         learn = purpose == "learn"
@@ -177,13 +158,13 @@ class Replay:
         def draw(count: int) -> list[int]:
             fresh = self._online.take(self._store, count, rows) if learn else []
             left = count - len(fresh)
-            return fresh + (self._uniform.draw(self._store, left, rows) if left else [])
+            return fresh + (self._draw(left, rows, purpose) if left else [])
 
         starts, carry, known = self._carry.begin(self._store, draw, batch, rows, learn)
-        fields = self._layout.unpack(self._store.read(starts, rows, self._pool))
+        fields = self._layout.unpack(self._store.read(starts, rows))
         index = torch.from_numpy(np.add.outer(np.array(starts, np.int64), np.arange(rows)))
         reset = fields["is_first"].clone()
-        reset.numpy()[:, 0] |= ~known
+        reset[:, 0] |= ~known.to(reset.device)
         return Batch(**fields, index=index, reset=reset, carry=carry, burnin=self.burnin)
 
     def update(self, index: Tensor | np.ndarray, carry: Carry) -> None:
@@ -200,15 +181,25 @@ class Replay:
 
         Afterwards `restore` gives batches bit-identical to those sampled from here on.
         """
-        self._seal()
+        self._keeper.seal()
         store, rows = save_store(self._store)
         body = {
             "identity": self._identity,
             "store": store,
             "online": self._online.save(),
-            "generator": self._uniform.generator.bit_generator.state,
+            "generator": self._random.bit_generator.state,
         }
-        arrays = {"rows": rows, "carry": self._carry.save(self._store)}
+        samplers = {
+            f"{name}/{key}": value
+            for name, sampler in self._samplers.items()
+            for key, value in sampler.save().items()
+        }
+        arrays = {
+            "rows": rows,
+            "carry": self._carry.save(self._store),
+            "retention": self._retention.save(),
+            "sampling": samplers,
+        }
         return {"rows": self.rows, **write_checkpoint(directory, body, arrays)}
 
     def restore(self, directory: Path) -> None:
@@ -221,52 +212,66 @@ class Replay:
                     f"the replay of {directory} was written with {name} {theirs}, this run has "
                     f"{mine}; resume with the same setting or start a new run"
                 )
-        verify_checkpoint(directory, body, self._archive)
+        verify_checkpoint(directory, body, self._keeper.archive)
+        self._retention.load({}, {})
         with open_checkpoint(directory, body, "rows") as rows:
-            load_store(self._store, body["store"], rows, self._archive)
+            load_store(self._store, body["store"], rows, self._keeper.archive)
         with open_checkpoint(directory, body, "carry") as arrays:
             self._carry.load(self._store, arrays)
+        with open_checkpoint(directory, body, "retention") as arrays:
+            self._retention.load(arrays, self._store.segments)
+        with open_checkpoint(directory, body, "sampling") as arrays:
+            for name, sampler in self._samplers.items():
+                prefix = f"{name}/"
+                mine = [key for key in arrays if key.startswith(prefix)]
+                sampler.load({key.removeprefix(prefix): arrays[key] for key in mine})
         self._online.load(body["online"])
-        self._uniform.generator.bit_generator.state = body["generator"]
+        self._random.bit_generator.state = body["generator"]
+        self._keeper.restart_journal()
+
+    def recover(self) -> Recovered:
+        """Take up what a process that was killed left in the folder, checkpoint or not.
+
+        All lanes are cut; model states and the samplers' memory begin anew.
+        """
+        return self._keeper.recover()
+
+    def clear(self) -> None:
+        """Forget all rows, in memory and in the folder; files stay until garbage is collected."""
+        self._keeper.clear()
 
     def collect_garbage(self, directories: Sequence[Path]) -> list[Path]:
         """Delete the segment files that neither this replay nor these checkpoints need.
 
         Deletes nothing, and raises CorruptReplay, where a checkpoint cannot say what it needs.
         """
-        if self._archive is None:
-            return []
         bodies = [read_checkpoint(directory) for directory in directories]
         needed = {record.name for body in bodies for record in segment_records(body)}
-        needed |= {s.file.name for s in self._store.segments.values() if s.file is not None}
-        return self._archive.keep_only(needed)
+        return self._keeper.collect_garbage(needed)
 
-    def _seal(self) -> None:
-        if self._archive is not None:
-            self._archive.seal(self._store)
+    def _draw(self, count: int, rows: int, purpose: Purpose) -> list[int]:
+        """Starts from the pools that have a window, by their shares: one coin a batch or a row."""
+        shares = {
+            name: share
+            for name, (pool, share) in self._retention.pools.items()
+            if pool.eligible(rows)
+        }
+        if not shares:
+            raise ValueError(
+                f"replay holds {self.rows} rows but no {rows} consecutive ones; collect more "
+                "before sampling, or sample shorter windows"
+            )
+        drawn: list[int] = []
+        for name, part in zip(shares, self._toss(count, list(shares.values())), strict=True):
+            drawn += self._samplers[name].draw(part, rows, purpose, self._random) if part else []
+        return drawn
 
-
-def _identity(
-    config: ReplayOptions,
-    spec: EnvSpec,
-    carry_spec: Mapping[str, LeafSpec] | None,
-    num_lanes: int,
-    segment_rows: int,
-) -> dict[str, Any]:
-    """What a saved replay must agree on with the run that restores it, as JSON values."""
-    leaves = {
-        name: [list(leaf.shape), str(leaf.dtype)] for name, leaf in (carry_spec or {}).items()
-    }
-    return {
-        "format": 1,
-        "environment": spec.name,
-        "observations": {key: [list(obs.shape), obs.kind] for key, obs in spec.obs.items()},
-        "actions": [spec.action.kind, spec.action.size],
-        "lanes": num_lanes,
-        "capacity": config.capacity,
-        "segments of rows": segment_rows,
-        "model state": leaves,
-        "sequences per batch": config.batch_size,
-        "rows per sequence": config.batch_length,
-        "online": config.online,
-    }
+    def _toss(self, count: int, shares: list[float]) -> list[int]:
+        """How many of `count` windows come from each pool."""
+        if len(shares) == 1:
+            return [count]
+        weights = np.array(shares) / sum(shares)
+        if self._config.coin == "row":
+            return self._random.multinomial(count, weights).tolist()
+        winner = self._random.choice(len(shares), p=weights)
+        return [count if place == winner else 0 for place in range(len(shares))]

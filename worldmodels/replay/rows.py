@@ -3,13 +3,14 @@
 Letters: E environments (lanes), B windows of T rows, A action size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldmodels.envs.spec import EnvSpec, Step
 from worldmodels.errors import UserError
@@ -30,6 +31,42 @@ class Column:
         return prod(self.shape) * self.dtype.itemsize
 
 
+class Rollout:
+    """The rows of a segment as a retention sees them: numpy, leading axis rows, read when asked."""
+
+    def __init__(self, record: np.dtype, columns: Callable[[], Mapping[str, np.ndarray]]):
+        self._record, self._columns = record, columns
+
+    def _field(self, name: str) -> np.ndarray:
+        return self._columns()["record"].view(self._record)[name]
+
+    @property
+    def reward(self) -> np.ndarray:
+        """float32 [rows], received on arriving at each row."""
+        return self._field("reward")
+
+    @property
+    def prev_action(self) -> np.ndarray:
+        """int32 [rows] (-1: none) or float32 [rows, A] (zeros: none)."""
+        return self._field("prev_action")
+
+    @property
+    def task(self) -> np.ndarray:
+        """int32 [rows]: which task of a stream; for reports, never for learning."""
+        return self._field("task")
+
+    def flag(self, name: str) -> np.ndarray:
+        """bool [rows]: one of `FLAGS`."""
+        return self._field("flags")[:, FLAGS.index(name)]
+
+    @property
+    def obs(self) -> dict[str, np.ndarray]:
+        """[rows, ...] per observation key."""
+        columns = self._columns()
+        prefix = "obs."
+        return {k.removeprefix(prefix): v for k, v in columns.items() if k.startswith(prefix)}
+
+
 class RowLayout:
     """The columns of a row: `obs.<key>` per observation, and one `record` of all small fields.
 
@@ -42,37 +79,52 @@ class RowLayout:
         action = spec.action
         self._discrete = action.kind == "discrete"
         arrived = (np.int32, ()) if self._discrete else (np.float32, (action.size,))
-        flags = (np.bool_, (len(FLAGS),))
-        self._record = np.dtype(
-            [("prev_action", *arrived), ("reward", np.float32), ("flags", *flags)]
+        self.record = np.dtype(
+            [
+                ("reward", np.float32),
+                ("task", np.int32),
+                ("flags", np.bool_, (len(FLAGS),)),
+                ("prev_action", *arrived),
+            ]
         )
+        """Fields of four bytes each, and an action of one or A of them."""
         self.columns = {f"obs.{key}": Column(obs.shape, obs.dtype) for key, obs in spec.obs.items()}
-        self._opaque = np.dtype((np.void, self._record.itemsize))
+        self._opaque = np.dtype((np.void, self.record.itemsize))
         self.columns["record"] = Column((), self._opaque)
-        # Row -1 of this table is all zeros, which is what action -1 ("none") must become.
-        self._one_hot = np.eye(action.size + 1, action.size, dtype=np.float32)
 
     def pack(self, step: Step, prev_action: np.ndarray) -> dict[str, np.ndarray]:
         """A step and the actions that led to it -> [E, ...] per column."""
         self._check(step, prev_action)
-        record = np.empty(len(step.reward), self._record)
+        record = np.empty(len(step.reward), self.record)
         record["prev_action"] = prev_action
         record["reward"] = step.reward
+        record["task"] = step.task
         for place, flag in enumerate(FLAGS):
             record["flags"][:, place] = getattr(step, flag)
         obs = {f"obs.{key}": step.obs[key] for key in self._spec.obs}
         return {"record": record.view(self._opaque), **obs}
 
-    def unpack(self, columns: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """[B, T, ...] per column -> the fields of a `Batch` that come from rows."""
-        record = columns["record"].view(self._record)
-        flags = torch.from_numpy(record["flags"].transpose(2, 0, 1).copy())  # [4, B, T]
-        reward = torch.from_numpy(record["reward"].copy())
-        arrived = record["prev_action"]
-        prev_action = self._one_hot[arrived] if self._discrete else arrived.copy()
-        obs = {key: torch.from_numpy(columns[f"obs.{key}"]) for key in self._spec.obs}
-        fields = {"obs": obs, "prev_action": torch.from_numpy(prev_action), "reward": reward}
-        return {**fields, **dict(zip(FLAGS, flags, strict=True))}
+    def unpack(self, columns: Mapping[str, Tensor]) -> dict[str, Any]:
+        """[B, T, ...] per column, the record as bytes -> the fields of a `Batch` from rows.
+
+        On any device. The task stays behind: nobody learns from it.
+        """
+        record = columns["record"]
+        words = record.view(torch.float32)
+        reward = words[..., 0].contiguous()
+        flags = record[..., 8 : 8 + len(FLAGS)].view(torch.bool).movedim(-1, 0).contiguous()
+        if self._discrete:  # -1, "none", equals no class: zeros
+            classes = torch.arange(self._spec.action.size, device=record.device)
+            prev_action = (record.view(torch.int32)[..., 3:] == classes).float()
+        else:
+            prev_action = words[..., 3:].contiguous()
+        obs = {key: columns[f"obs.{key}"] for key in self._spec.obs}
+        fields = {"obs": obs, "prev_action": prev_action, "reward": reward}
+        return {**fields, **dict(zip(FLAGS, flags.unbind(0), strict=True))}
+
+    def rollout(self, columns: Callable[[], Mapping[str, np.ndarray]]) -> Rollout:
+        """The rows that `columns` reads, by name."""
+        return Rollout(self.record, columns)
 
     def _check(self, step: Step, prev_action: np.ndarray) -> None:
         lanes = len(step.reward)

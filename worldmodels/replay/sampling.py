@@ -1,39 +1,130 @@
-"""Where windows start: fresh ones first, then uniformly over every eligible row."""
+"""Where windows start: uniformly, recent ones first, or in several ways by turns.
 
-from bisect import bisect_right
+Letters: N drawn windows of T rows.
+"""
+
 from collections import deque
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from worldmodels.replay.pool import Pool
 from worldmodels.replay.store import Store
 
+Purpose: TypeAlias = Literal["learn", "imagine"]
 
-def eligible(store: Store, rows: int) -> int:
-    """Number of rows at which a window of `rows` resident, consecutive rows can start."""
-    return sum(max(held - rows + 1, 0) for _, held in store.spans())
+
+class Sampler(Protocol):
+    """Draws from one pool; built from the pool, the store and the pool's largest number of
+    segments.
+    """
+
+    def draw(
+        self, count: int, rows: int, purpose: Purpose, random: np.random.Generator
+    ) -> list[int]:
+        """Ids of the first rows of `count` windows of `rows` rows; the pool has at least one."""
+        ...
+
+    def save(self) -> dict[str, np.ndarray]:
+        """What a checkpoint has to hold."""
+        ...
+
+    def load(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Inverse of `save`, over a pool that holds the same rows."""
+        ...
 
 
 class Uniform:
     """Every eligible start is as likely as any other, with replacement."""
 
-    def __init__(self, seed: int):
-        self.generator = np.random.default_rng(seed)
+    def __init__(self, pool: Pool, store: Store, max_segments: int):
+        self._pool = pool
 
-    def draw(self, store: Store, count: int, rows: int) -> list[int]:
-        """Ids of the first rows of `count` windows."""
-        spans = store.spans()
-        ends = list(accumulate((max(held - rows + 1, 0) for _, held in spans), initial=0))
-        if ends[-1] == 0:
-            raise ValueError(
-                f"replay holds {store.rows} rows but no {rows} consecutive ones; collect more "
-                "before sampling, or sample shorter windows"
-            )
-        starts = []
-        for pick in self.generator.integers(ends[-1], size=count).tolist():
-            span = bisect_right(ends, pick) - 1
-            starts.append(spans[span][0] + pick - ends[span])
-        return starts
+    def draw(
+        self, count: int, rows: int, purpose: Purpose, random: np.random.Generator
+    ) -> list[int]:
+        """N independent starts."""
+        return self._pool.starts(random.integers(self._pool.eligible(rows), size=count), rows)
+
+    def save(self) -> dict[str, np.ndarray]:
+        """Nothing is remembered."""
+        return {}
+
+    def load(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Nothing is remembered."""
+
+
+class Recency:
+    """A start is as likely as it is recent: p is proportional to 1 + the time since the oldest.
+
+    The triangular, recency-weighted index of Continual-Dreamer (Kessler et al. 2023, arXiv
+    2211.15944), where time is the number of rows that a lane had seen; by rejection.
+    """
+
+    def __init__(self, pool: Pool, store: Store, max_segments: int):
+        self._pool, self._store = pool, store
+
+    def draw(
+        self, count: int, rows: int, purpose: Purpose, random: np.random.Generator
+    ) -> list[int]:
+        """N independent starts."""
+        runs = [(first, held) for first, held in self._pool.runs() if held >= rows]
+        oldest = min(self._time(first) for first, _ in runs)
+        span = max(self._time(first + held - rows) for first, held in runs) - oldest + 1
+        drawn: list[int] = []
+        while len(drawn) < count:
+            picks = random.integers(self._pool.eligible(rows), size=2 * count)
+            kept = random.random(len(picks)) * span
+            starts = self._pool.starts(picks, rows)
+            drawn += [
+                s for s, k in zip(starts, kept, strict=True) if k < self._time(s) - oldest + 1
+            ]
+        return drawn[:count]
+
+    def save(self) -> dict[str, np.ndarray]:
+        """Nothing is remembered."""
+        return {}
+
+    def load(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Nothing is remembered."""
+
+    def _time(self, row: int) -> int:
+        segment, offset = self._store.place(row)
+        return segment.born + offset
+
+
+class Mix:
+    """Each window comes from one of several samplers, by its share."""
+
+    def __init__(self, parts: Sequence[tuple[Sampler, float]]):
+        self._parts = [part for part, _ in parts]
+        shares = np.array([share for _, share in parts])
+        self._shares = shares / shares.sum()
+
+    def draw(
+        self, count: int, rows: int, purpose: Purpose, random: np.random.Generator
+    ) -> list[int]:
+        """N windows in random numbers of each part."""
+        counts = random.multinomial(count, self._shares).tolist()
+        drawn: list[int] = []
+        for part, share in zip(self._parts, counts, strict=True):
+            drawn += part.draw(share, rows, purpose, random) if share else []
+        return drawn
+
+    def save(self) -> dict[str, np.ndarray]:
+        """What the parts remember."""
+        return {
+            f"{place}/{name}": value
+            for place, part in enumerate(self._parts)
+            for name, value in part.save().items()
+        }
+
+    def load(self, saved: Mapping[str, np.ndarray]) -> None:
+        """Inverse of `save`."""
+        for place, part in enumerate(self._parts):
+            prefix = f"{place}/"
+            part.load({k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)})
 
 
 class OnlineQueue:
@@ -47,21 +138,21 @@ class OnlineQueue:
         self._stride = stride
         self._rows = rows
         self._begin = np.full(num_lanes, -1, np.int64)
-        """[E]: first row of the window that each lane is filling; -1 before its first row."""
+        """[E]: first row of the window that each lane is filling."""
+        self._last = np.full(num_lanes, -1, np.int64)
+        """[E]: the row that came last; ids are skipped where a lane was cut."""
         self._waiting: deque[int] = deque(maxlen=limit)
         """The newest `limit` windows; with a limit of 0 the queue is off."""
 
     def added(self, ids: np.ndarray) -> None:
         """Note the rows ids [E] that just arrived."""
-        self._begin = np.where(self._begin < 0, ids, self._begin)
+        follows = (self._begin >= 0) & (ids == self._last + 1)
+        self._begin = np.where(follows, self._begin, ids)
+        self._last = ids
         full = ids - self._begin + 1 == self._rows
         if full.any():
             self._waiting.extend(self._begin[full].tolist())
             self._begin[full] += self._stride
-
-    def cut(self, lane: int) -> None:
-        """Begin the lane's next window at its next row."""
-        self._begin[lane] = -1
 
     def take(self, store: Store, count: int, rows: int) -> list[int]:
         """At most `count` starts of unseen windows that are still resident, oldest first."""
@@ -74,9 +165,14 @@ class OnlineQueue:
 
     def save(self) -> dict[str, list[int]]:
         """Plain values for a checkpoint."""
-        return {"begin": self._begin.tolist(), "waiting": list(self._waiting)}
+        return {
+            "begin": self._begin.tolist(),
+            "last": self._last.tolist(),
+            "waiting": list(self._waiting),
+        }
 
     def load(self, saved: dict[str, list[int]]) -> None:
         """Inverse of `save`."""
         self._begin = np.array(saved["begin"], np.int64)
+        self._last = np.array(saved["last"], np.int64)
         self._waiting = deque(saved["waiting"], self._waiting.maxlen)

@@ -1,0 +1,87 @@
+"""Replay retentions and samplers by name: built in, from an entry point, or `module:Class`.
+
+Imports neither torch nor numpy, so that the command line can check a name at once.
+"""
+
+import re
+from importlib.metadata import entry_points
+from typing import Any
+
+from worldmodels.errors import UserError, near
+from worldmodels.registry import load
+
+RETENTIONS = {
+    "fifo": "worldmodels.replay.retention:Fifo",
+    "reservoir": "worldmodels.replay.retention:Reservoir",
+    "reward_weighted": "worldmodels.replay.retention:RewardWeighted",
+    "coverage": "worldmodels.replay.coverage:Coverage",
+    "wmar": "worldmodels.replay.union:Wmar",
+}
+SAMPLERS = {
+    "uniform": "worldmodels.replay.sampling:Uniform",
+    "recency": "worldmodels.replay.sampling:Recency",
+    "dfs": "worldmodels.replay.dfs:Dfs",
+}
+_SHARE = re.compile(r"(.+):(\d*\.?\d+)")
+
+
+def retention_class(name: str) -> Any:
+    """The class of the retention `name`; imports numpy."""
+    return _find("retention", name, RETENTIONS)
+
+
+def sampler_class(name: str) -> Any:
+    """The class of the sampler `name`; imports numpy."""
+    return _find("sampler", name, SAMPLERS)
+
+
+def parse_sampling(text: str) -> dict[str, float]:
+    """`uniform`, or `uniform:0.8+recency:0.2` -> sampler and share; a share left out is 1."""
+    shares: dict[str, float] = {}
+    for word in text.split("+"):
+        found = _SHARE.fullmatch(word.strip())
+        name, share = (found[1], float(found[2])) if found else (word.strip(), 1.0)
+        if share <= 0 or name in shares:
+            raise UserError(
+                f"--replay.sampling={text} must name different samplers with shares above 0, as "
+                "uniform:0.8+recency:0.2"
+            )
+        shares[name] = share
+    return shares
+
+
+def check_retention(name: str) -> None:
+    """UserError for a name that is no retention's; nothing is imported."""
+    _check("retention", name, RETENTIONS)
+
+
+def check_sampling(text: str) -> None:
+    """UserError for a text that is not made of samplers' names; nothing is imported."""
+    for name in parse_sampling(text):
+        _check("sampler", name, SAMPLERS)
+
+
+def _names(kind: str, built_in: dict[str, str]) -> list[str]:
+    return [*built_in, *sorted(point.name for point in entry_points(group=_group(kind)))]
+
+
+def _group(kind: str) -> str:
+    return f"worldmodels.{kind}s"
+
+
+def _check(kind: str, name: str, built_in: dict[str, str]) -> None:
+    names = _names(kind, built_in)
+    if name not in names and ":" not in name:
+        raise UserError(
+            f"no replay {kind} '{name}'{near(name, names)}; there are {', '.join(names)}, or a "
+            "path file.py:Class or package.module:Class"
+        )
+
+
+def _find(kind: str, name: str, built_in: dict[str, str]) -> Any:
+    _check(kind, name, built_in)
+    if name in built_in:
+        return load(built_in[name])
+    for point in entry_points(group=_group(kind), name=name):
+        return point.load()
+    return load(name)

@@ -1,0 +1,244 @@
+"""The tier on disk: only rows that are in no segment file yet are in RAM.
+
+Windows are read from the files with `preadv` straight into the batch. Mapped files would count as
+resident memory once touched, and a damaged one would end the process instead of raising an error.
+"""
+
+import mmap
+import os
+import tempfile
+import zipfile
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldmodels.files import unwritable
+from worldmodels.replay.buffers import BufferPool
+from worldmodels.replay.files import CorruptReplay
+from worldmodels.replay.rows import Column
+from worldmodels.replay.segment import Segment
+from worldmodels.replay.storage import Arrays, Piece, as_bytes, touched
+
+OPEN_FILES = 128
+"""Segment files kept open."""
+_LOCAL_HEADER = 30
+"""Bytes of a zip entry's header before its name; the lengths of name and extra are its last 4."""
+
+
+@dataclass(frozen=True)
+class _File:
+    handle: int
+    offsets: dict[str, int]
+    """Column -> place of its first byte."""
+
+
+class Disk:
+    """Segments are read where they were written. The side column, if any, is a mapped scratch
+    file without a name, which ends with the process.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, Column], side: Column | None, segment_rows: int, folder: Path
+    ):
+        self.device = torch.device("cpu")
+        self.slots = 0
+        self._columns = dict(columns)
+        self._segment_rows = segment_rows
+        self._folder = folder
+        self._pool = BufferPool()
+        self._rows: dict[int, Arrays] = {}
+        """Slot -> rows of a segment that has no file yet."""
+        self._spare: list[Arrays] = []
+        self._free: list[int] = []
+        self._files: OrderedDict[str, _File] = OrderedDict()
+        """By name, the least recently used first."""
+        self._scratch = _Scratch(side, segment_rows, folder) if side else None
+
+    @property
+    def bytes(self) -> int:
+        """RAM held for rows without a file."""
+        per_row = sum(column.nbytes for column in self._columns.values())
+        return (len(self._rows) + len(self._spare)) * self._segment_rows * per_row
+
+    def take(self) -> int:
+        """A free slot, its side column cleared."""
+        if not self._free:
+            self._free.append(self.slots)
+            self.slots += 1
+        slot = self._free.pop()
+        if self._scratch:
+            self._scratch.clear(slot)
+        return slot
+
+    def give(self, segment: Segment) -> None:
+        """Its slot is free, its file is closed."""
+        self.sealed(segment)
+        if segment.file and segment.file.name in self._files:
+            os.close(self._files.pop(segment.file.name).handle)
+        self._free.append(segment.slot)
+
+    def write(self, segments: Sequence[Segment], values: Mapping[str, np.ndarray]) -> None:
+        """One row per lane, into RAM."""
+        for lane, segment in enumerate(segments):
+            arrays = self._in_ram(segment)
+            for name, value in values.items():
+                arrays[name][segment.rows] = value[lane]
+
+    def load(self, segment: Segment, arrays: Mapping[str, np.ndarray]) -> None:
+        """Only rows that have no file of their own are read."""
+        if segment.file is None:
+            mine = self._in_ram(segment)
+            for name in self._columns:
+                mine[name][: segment.rows] = arrays[name]
+
+    def sealed(self, segment: Segment) -> None:
+        """Its memory serves the next segment."""
+        if segment.slot in self._rows:
+            self._spare.append(self._rows.pop(segment.slot))
+
+    def arrays(self, segment: Segment, low: int = 0) -> Arrays:
+        """Views, or copies of what is on disk."""
+        if segment.slot in self._rows:
+            rows = self._rows[segment.slot]
+            return {name: rows[name][low : segment.rows] for name in self._columns}
+        out = {}
+        for name, column in self._columns.items():
+            out[name] = np.empty((segment.rows - low, *column.shape), column.dtype)
+            self._copy(out[name], name, segment, low)
+        return out
+
+    def read(self, windows: Sequence[Sequence[Piece]], rows: int) -> dict[str, Tensor]:
+        """From RAM or from the files into memory that nobody else sees."""
+        columns = {}
+        for name, column in self._columns.items():
+            out = self._pool.take((len(windows), rows, *column.shape), column.dtype)
+            for target, pieces in zip(out, windows, strict=True):
+                for segment, low, high, at in pieces:
+                    self._copy(target[at : at + high - low], name, segment, low)
+            columns[name] = as_bytes(out)
+        return columns
+
+    def side(self, segment: Segment) -> np.ndarray:
+        """A view of the written rows."""
+        assert self._scratch is not None
+        return self._scratch.of(segment.slot)[: segment.rows]
+
+    def load_side(self, segment: Segment, values: np.ndarray) -> None:
+        """Copies them."""
+        self.side(segment)[...] = values
+
+    def gather(self, places: Sequence[tuple[int, int]]) -> Tensor:
+        """One copy a row."""
+        assert self._scratch is not None
+        out = np.zeros(len(places), self._scratch.dtype)
+        for place, (slot, row) in enumerate(places):
+            if slot >= 0:
+                out[place] = self._scratch.of(slot)[row]
+        return as_bytes(out)
+
+    def scatter(self, slots: np.ndarray, rows: np.ndarray, values: Tensor) -> None:
+        """One indexed assignment a slot."""
+        assert self._scratch is not None
+        packed = values.cpu().numpy().view(self._scratch.dtype)[:, 0]
+        for slot in np.unique(slots).tolist():
+            which = slots == slot
+            self._scratch.of(slot)[rows[which]] = packed[which]
+
+    def _in_ram(self, segment: Segment) -> Arrays:
+        if segment.slot not in self._rows:
+            fresh = {name: touched(self._segment_rows, c) for name, c in self._columns.items()}
+            self._rows[segment.slot] = self._spare.pop() if self._spare else fresh
+        return self._rows[segment.slot]
+
+    def _copy(self, into: np.ndarray, name: str, segment: Segment, low: int) -> None:
+        """Rows low, low + 1, ... of one column; `into` is contiguous."""
+        if segment.slot in self._rows:
+            into[...] = self._rows[segment.slot][name][low : low + len(into)]
+            return
+        file = self._file(segment)
+        place = file.offsets[name] + low * self._columns[name].nbytes
+        target = into.reshape(-1).view(np.uint8)
+        done = 0
+        while done < target.nbytes:
+            count = os.preadv(file.handle, [memoryview(target[done:])], place + done)
+            if count == 0:
+                raise self._damaged(segment, "it ends too early")
+            done += count
+
+    def _file(self, segment: Segment) -> _File:
+        assert segment.file is not None
+        name = segment.file.name
+        if name in self._files:
+            self._files.move_to_end(name)
+            return self._files[name]
+        try:
+            offsets = _offsets(self._folder / name)
+            handle = os.open(self._folder / name, os.O_RDONLY)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise self._damaged(segment, str(error)) from error
+        if len(self._files) >= OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1].handle)
+        self._files[name] = _File(handle, offsets)
+        return self._files[name]
+
+    def _damaged(self, segment: Segment, why: str) -> CorruptReplay:
+        assert segment.file is not None
+        return CorruptReplay(
+            f"replay file {self._folder / segment.file.name} cannot be read ({why}); resume from "
+            "a checkpoint of before"
+        )
+
+
+def _offsets(path: Path) -> dict[str, int]:
+    """Column -> first byte of its rows in an uncompressed .npz file."""
+    offsets = {}
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            file.seek(entry.header_offset + _LOCAL_HEADER - 4)
+            lengths = np.frombuffer(file.read(4), "<u2")
+            file.seek(int(lengths.sum()), os.SEEK_CUR)
+            if np.lib.format.read_magic(file) == (1, 0):
+                np.lib.format.read_array_header_1_0(file)
+            else:
+                np.lib.format.read_array_header_2_0(file)
+            offsets[entry.filename.removesuffix(".npy")] = file.tell()
+    return offsets
+
+
+class _Scratch:
+    """Mapped memory for the side column of every slot, in chunks of equal size."""
+
+    CHUNK = 64
+    """Slots per mapped chunk."""
+
+    def __init__(self, column: Column, segment_rows: int, folder: Path):
+        self.dtype = column.dtype
+        self._segment_rows = segment_rows
+        self._folder = folder
+        self._chunks: list[np.ndarray] = []
+
+    def of(self, slot: int) -> np.ndarray:
+        """[segment_rows] of a slot."""
+        return self._chunks[slot // self.CHUNK][slot % self.CHUNK]
+
+    def clear(self, slot: int) -> None:
+        """Zeros for a slot."""
+        if slot // self.CHUNK == len(self._chunks):
+            self._chunks.append(self._chunk())
+        self.of(slot)[...] = np.zeros((), self.dtype)
+
+    def _chunk(self) -> np.ndarray:
+        shape = (self.CHUNK, self._segment_rows)
+        size = self.CHUNK * self._segment_rows * self.dtype.itemsize
+        try:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                file.truncate(size)
+                mapped = mmap.mmap(file.fileno(), size)
+        except OSError as error:
+            raise unwritable("replay", self._folder, error) from error
+        return np.frombuffer(mapped, self.dtype).reshape(shape)
