@@ -78,3 +78,21 @@ def test_the_six_looks_of_coinrun_are_options():
     assert written is not None
     options = yaml.safe_load(written[1])
     assert ProcgenConfig(**options) == ProcgenConfig(use_backgrounds=False, restrict_themes=True)
+
+
+def test_the_streams_of_the_table_are_the_built_in_ones():
+    rows = re.findall(r"^\| `continual:(\w+)` \| (\d): (.*) \| (\d+) \|$", PAGE, re.M)
+    assert [name for name, *_ in rows] == ["catch", "minatar", "coinrun", "atari"]
+    for name, count, tasks, steps in rows:
+        config = config_for(f"continual:{name}")
+        assert re.findall(r"`([\w+]+)`", tasks) == list(config.task_names)
+        assert (len(config.parts), config.steps_per_task) == (int(count), int(steps))
+
+
+def test_the_stream_of_the_example_plays(tmp_path):
+    file = tmp_path / "my_tasks.yaml"
+    file.write_text(re.findall(r"^```yaml\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)[0])
+    config = config_for(f"continual:{file}")
+    assert config.task_names == ("catch", "flipped", "memory:catch")
+    assert (config.steps_per_task, config.cycles, config.order) == (6000, 2, "shuffled")
+    assert make_vec(config, 2, seed=0).step(np.zeros(2)).is_first.all()
