@@ -121,9 +121,8 @@ class Emulator:
         return ctypes.string_at(buffer, size)
 
     def set_state(self, state: bytes) -> None:
-        """Continue from a state of the same game; any other aborts the process."""
+        """Continue from a state of the same game, and draw it; any other aborts the process."""
         self._library.set_state(self._handle, 0, state, len(state))
-        self._library.libenv_observe(self._handle)
 
     def close(self) -> None:
         """Free the emulator; a second call does nothing."""
