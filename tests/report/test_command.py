@@ -124,6 +124,21 @@ def test_two_cycles(call, streams, tmp_path):
     assert summary["forgetting"] == summary["forgetting_cycle_2"]
 
 
+def test_what_one_seed_does_not_define_the_method_does_not(call, streams, tmp_path):
+    """The second seed is at random play after its first training on `b`: no median of the other."""
+    for seed, reached in enumerate((5.0, 0.0)):
+        means = [[0.0, 8.0, 2.0, 10.0, 6.0], [0.0, 1.0, reached, 3.0, 4.0]]
+        rows = streams.rows_of(means, ["a", "b", "a", "b"], random=0.0, reference=10.0)
+        streams.write_run(tmp_path / f"stream/{seed}", rows, seed=seed)
+    _, out, _ = call("--continual", "stream", "--json")
+    report = json.loads(out)
+    fifo = report["methods"]["fifo"]
+    assert fifo["summary"]["recovery"] is None
+    assert fifo["runs"][0]["values"]["recovery"] == pytest.approx((10 / 8 + 4 / 5) / 2)
+    assert "stream/1: recovery is not defined" in report["notes"][-1]
+    assert "for task b is that of random play" in report["notes"][-1]
+
+
 def test_one_task_alone_prints_dashes(call, small):
     code, out, _ = call("--continual", "alone/plain", "--single-task", "alone/plain")
     assert code == 0
