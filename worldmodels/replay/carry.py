@@ -84,7 +84,7 @@ class Stored:
                 f"state per row, above {MAX_STORED_BYTES // 1024} KiB; use --replay.carry=burnin:8"
             )
         self._packing = packing
-        self.side = packing.column
+        self.side: Column | None = packing.column
 
     def begin(self, store: Store, draw: Draw, batch: int, rows: int, learn: bool) -> Window:
         """Any windows, with what is stored at the row before each."""

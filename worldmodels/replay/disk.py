@@ -165,7 +165,7 @@ class Disk:
         target = into.reshape(-1).view(np.uint8)
         done = 0
         while done < target.nbytes:
-            count = os.preadv(file.handle, [memoryview(target[done:])], place + done)
+            count = os.preadv(file.handle, [target[done:].data], place + done)
             if count == 0:
                 raise self._damaged(segment, "it ends too early")
             done += count

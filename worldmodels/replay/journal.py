@@ -113,9 +113,9 @@ class Journal:
         size = self._row.itemsize
         data = rows.view(np.uint8).reshape(missing, size)
         for place in range(missing):
-            rows["crc"][place] = zlib.crc32(data[place, :-4])
+            rows["crc"][place] = zlib.crc32(data[place, :-4].data)
         try:
-            _write(tail.handle, memoryview(data).cast("B"))
+            _write(tail.handle, data.reshape(-1).data)
         except OSError as error:
             os.ftruncate(tail.handle, tail.rows * size)
             raise unwritable("replay", self._folder, error) from error
