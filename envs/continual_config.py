@@ -124,9 +124,10 @@ class ContinualConfig:
         if self.task:
             plan += f"{total} steps of the task '{self.task}' alone"
         else:
+            cycles = f" x {self.cycles} cycles" if self.cycles > 1 else ""
             plan += (
-                f"{len(names)} tasks x {self.steps_per_task} steps x {self.cycles} cycles = "
-                f"{total} steps; order {', '.join(names[i] for i in visits[: len(names)])}"
+                f"{len(names)} tasks x {self.steps_per_task} steps{cycles} = {total} steps; "
+                f"order {', '.join(names[i] for i in visits[: len(names)])}"
             )
         if steps < total:
             plan += f"; the run's {steps} steps end in task '{self.task_at(steps - 1)}'"

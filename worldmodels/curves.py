@@ -57,9 +57,13 @@ def _plot_returns(axis: Any, scores: list[dict[str, Any]], window: int = 50) -> 
         width = min(window, len(returns))
         smooth = np.convolve(returns, np.ones(width) / width, "valid")
         axis.plot(steps[width - 1 :], smooth, color="tab:blue", label=f"training, mean of {width}")
-    played = [(row["step"], row["mean"]) for row in scores if row["kind"] == "eval"]
-    if played:
-        axis.plot(*zip(*played, strict=True), "o", color="tab:orange", label="evaluation")
+    played: dict[str, list[tuple[int, float]]] = {}
+    for row in scores:
+        if row["kind"] == "eval":
+            played.setdefault(row.get("task", ""), []).append((row["step"], row["mean"]))
+    for color, (task, points) in enumerate(played.items(), 1):
+        label = f"evaluation, {task}" if len(played) > 1 else "evaluation"
+        axis.plot(*zip(*points, strict=True), "o", color=f"C{color}", label=label)
     axis.set_title("episode return")
     if axis.lines:
         axis.legend(fontsize=8)

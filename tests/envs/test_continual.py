@@ -152,19 +152,20 @@ def test_one_task_alone_lasts_and_keeps_the_spaces():
     assert whole.random_score is None
 
 
-def test_the_rows_of_a_task_are_those_of_its_environment():
+@pytest.mark.parametrize("index", range(4))
+def test_the_rows_of_a_task_are_those_of_its_environment(index):
     """Nothing else gets into them: no label, no index, no step of the schedule."""
-    config = mixed(50)
-    env = Continual(config, 3)
-    rows = RandomPlay(env, 0).rows(40)
-    seed = int(np.random.SeedSequence([3, 0, 0]).generate_state(1)[0])
-    alone = make(config.parts[0].config, seed)
+    config = mixed(50, task=mixed(50).task_names[index])
+    rows = RandomPlay(Continual(config, 3), 0).rows(40)
+    task = config.parts[index]
+    alone = make(task.config, int(np.random.SeedSequence([3, 0, 0]).generate_state(1)[0]))
     random, running = np.random.default_rng(0), False
     for row in rows:
-        action = random.integers(4) % 4
-        action = 0 if action == 3 else action
-        expected = alone.step(np.asarray(action)) if running else alone.reset()
-        assert first_difference([row], [expected]) is None
+        drawn = random.integers(4)
+        action = np.asarray(drawn if drawn < alone.spec.action.size else 0)
+        expected = alone.step(action) if running else alone.reset()
+        assert row.task.item() == index
+        assert first_difference([replace(row, task=expected.task)], [expected]) is None
         running = not expected.is_last.item()
     assert "task" not in {field.name for field in fields(Batch)}
 
@@ -280,9 +281,10 @@ def test_a_task_that_cannot_be_saved_starts_an_episode_and_the_schedule_goes_on(
     monkeypatch.setattr(Catch, "get_state", lambda self: None)
     config = ContinualConfig(tasks=("catch", "memory:tmaze-3"), steps_per_task=20)
     vec = make_vec(config, 2, seed=0)
-    play(vec, 10)
+    before = play(vec, 10)
     restored = make_vec(config, 2, seed=9)
     assert restored.set_state(vec.get_state()) == [0, 1]
     rows = play(restored, 24)
     assert rows[0].is_first.all()
     assert counts(rows, 2)[0] == 20 - 10
+    assert first_difference(before, rows[: len(before)]), "the same episodes once more"

@@ -162,15 +162,18 @@ def test_a_missing_file_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "3 tasks x 8000 steps x 1 cycles = 24000 steps; order upright, flipped, inverted"),
+        ({}, "3 tasks x 8000 steps = 24000 steps; order upright, flipped, inverted"),
         ({"task": "flipped"}, "8000 steps of the task 'flipped' alone"),
-        ({"cycles": 2, "order": "reversed"}, "order inverted, flipped, upright"),
+        (
+            {"cycles": 2, "order": "reversed"},
+            "3 tasks x 8000 steps x 2 cycles = 48000 steps; order inverted, flipped, upright",
+        ),
     ],
 )
 def test_the_schedule_in_a_line(options, told):
     config = ContinualConfig(**options)
     line = config.describe(config.total_steps)
-    assert line.endswith(told) or ("cycles" in options and told in line)
+    assert line.endswith(told)
     assert config.describe(config.total_steps + 1).endswith("stay on the last task")
 
 

@@ -69,7 +69,7 @@ def test_a_tasks_evaluation_depends_on_no_other(run: Path):
 
 
 def test_the_start_of_a_run_tells_the_schedule(run: Path):
-    line = "stream continual:catch: 3 tasks x 60 steps x 1 cycles = 180 steps; order upright, "
+    line = "stream continual:catch: 3 tasks x 60 steps = 180 steps; order upright, "
     assert line + "flipped, inverted" in (run / "log.txt").read_text()
 
 
