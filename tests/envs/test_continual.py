@@ -287,4 +287,4 @@ def test_a_task_that_cannot_be_saved_starts_an_episode_and_the_schedule_goes_on(
     rows = play(restored, 24)
     assert rows[0].is_first.all()
     assert counts(rows, 2)[0] == 20 - 10
-    assert first_difference(before, rows[: len(before)]), "the same episodes once more"
+    assert first_difference(before[:5], rows[:5]), "the same episode once more"
