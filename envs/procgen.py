@@ -14,6 +14,7 @@ import numpy as np
 from worldmodels.envs.errors import UserError
 from worldmodels.envs.procgen_config import ProcgenConfig
 from worldmodels.envs.procgen_library import RESET, Emulator
+from worldmodels.envs.procgen_replay import ReplayedEmulator
 from worldmodels.envs.procgen_scores import PROCGEN_SCORES
 from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec, Step
 
@@ -39,7 +40,8 @@ class Procgen:
 
     def __init__(self, config: ProcgenConfig, seed: int):
         self._config = config
-        self._emulator = Emulator(_emulator_options(config, seed))
+        emulator_class = ReplayedEmulator if config.use_generated_assets else Emulator
+        self._emulator = emulator_class(_emulator_options(config, seed))
         self._is_new = True  # the emulator shows an episode of which no row has been given
         self._steps = 0  # of the episode
         self._level_steps = 0
@@ -84,7 +86,7 @@ class Procgen:
         return Step.row({"image": self._emulator.frame}, reward, is_last=truncated)
 
     def get_state(self) -> dict[str, Any]:
-        """The emulator's state and the counters, 20 to 40 kB, with what they belong to."""
+        """The emulator's state and the counters, with what they belong to; at most 40 kB."""
         emulator = self._emulator.get_state()
         return {
             "config": asdict(self._config),
@@ -107,9 +109,7 @@ class Procgen:
                 f"cannot restore {self.spec.name}: its saved state is damaged; resume from "
                 "another checkpoint"
             )
-        own = self._emulator.get_state()
-        start = 8 + len(self._config.game)  # version of the format, length of the name, name
-        if emulator[:start] != own[:start]:
+        if not self._emulator.accepts(emulator):
             raise UserError(
                 f"cannot restore {self.spec.name}: its state was saved by another build of "
                 "Procgen; install the one that the run was started with"

@@ -115,10 +115,19 @@ class Emulator:
         return float(self._reward[0]), bool(self._first[0]), bool(self._complete)
 
     def get_state(self) -> bytes:
-        """Everything that decides the future, options and random generators included."""
+        """Everything that decides the future, options and random generators included.
+
+        With generated assets it aborts the process: see `procgen_replay`.
+        """
         buffer = ctypes.create_string_buffer(_STATE_BYTES)
         size = self._library.get_state(self._handle, 0, buffer, _STATE_BYTES)
         return ctypes.string_at(buffer, size)
+
+    def accepts(self, state: bytes) -> bool:
+        """Whether `state` has this build's format and is of this game."""
+        own = self.get_state()
+        start = 8 + int.from_bytes(own[4:8], "little")  # version, length of the name, name
+        return state[:start] == own[:start]
 
     def set_state(self, state: bytes) -> None:
         """Continue from a state of the same game, and draw it; any other aborts the process."""

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from worldmodels.envs.names import PROCGEN
-from worldmodels.envs.procgen import Procgen
+from worldmodels.envs.procgen import Procgen, _emulator_options
 from worldmodels.envs.procgen_config import ProcgenConfig
+from worldmodels.envs.procgen_library import RESET, Emulator
 from worldmodels.envs.rollout import RandomPlay, first_difference
 from worldmodels.envs.testing import check_env
 
@@ -29,6 +30,34 @@ def procgen(game: str, seed: int = 0, **options) -> Procgen:
 
 def play(env, seed: int, count: int, running: bool = False) -> list:
     return RandomPlay(env, seed, running).rows(count)
+
+
+@pytest.mark.parametrize(("max_steps", "sequential"), [(0, False), (40, False), (0, True)])
+def test_keeps_every_law_with_generated_assets(max_steps, sequential):
+    """The library cannot save these; the episode is played again instead."""
+    config = ProcgenConfig(
+        "procgen:dodgeball",
+        "easy",
+        num_levels=3,
+        use_sequential_levels=sequential,
+        use_generated_assets=True,
+        max_steps=max_steps,
+    )
+    assert "state after is_last" in check_env(lambda seed: Procgen(config, seed), steps=300)
+
+
+def test_levels_with_generated_assets_are_those_of_the_set_and_look_alike():
+    """An emulator of its own per episode shows what one emulator for all shows."""
+    env = procgen("coinrun", num_levels=3, start_level=5, use_generated_assets=True)
+    shown: dict[int, bytes] = {}
+    for _ in range(20):
+        image = env.reset().obs["image"].tobytes()
+        assert shown.setdefault(env._emulator.level_seed, image) == image
+    one = Emulator(_emulator_options(env._config, 3))
+    for _ in range(20):
+        assert shown[one.level_seed] == one.frame.tobytes()
+        one.act(RESET)
+    assert shown.keys() == {5, 6, 7}
 
 
 def level_seeds(env, episodes: int) -> list[int]:
