@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("worldmodels.cli.train", "train an agent, or resume a run"),
     "eval": ("worldmodels.cli.evaluate", "play episodes with a trained agent"),
     "dream": ("worldmodels.cli.dream", "draw what a trained agent imagines against what happens"),
+    "replay": ("worldmodels.cli.replay", "inspect, verify or export the rows of a run"),
     "bench": ("worldmodels.cli.bench", "time updates, replay, kernels and backbones here"),
     "envs": ("worldmodels.cli.envs", "list the environments"),
     "doctor": ("worldmodels.cli.doctor", "say what works on this machine, and why"),

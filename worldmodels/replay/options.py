@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import torch
 
 from worldmodels.backbones.base import LeafSpec
-from worldmodels.envs.spec import EnvSpec
 from worldmodels.errors import UserError
 from worldmodels.parts import parse_sampling, retention_class, sampler_class
 from worldmodels.replay.disk import Disk
@@ -15,7 +14,7 @@ from worldmodels.replay.gpu import Gpu
 from worldmodels.replay.plan import check_memory, segment_size
 from worldmodels.replay.pool import Pool
 from worldmodels.replay.retention import Retention, Room
-from worldmodels.replay.rows import Column
+from worldmodels.replay.rows import Column, RowLayout
 from worldmodels.replay.sampling import Mix, Sampler
 from worldmodels.replay.storage import Ram, Storage, row_bytes
 from worldmodels.replay.store import Store
@@ -124,7 +123,7 @@ def make_sampler(text: str, pool: Pool, store: Store, max_segments: int) -> Samp
 
 def identity(
     options: ReplayOptions,
-    spec: EnvSpec,
+    layout: RowLayout,
     carry_spec: Mapping[str, LeafSpec] | None,
     num_lanes: int,
     segment_rows: int,
@@ -135,9 +134,7 @@ def identity(
     }
     return {
         "format": 2,
-        "environment": spec.name,
-        "observations": {key: [list(obs.shape), obs.kind] for key, obs in spec.obs.items()},
-        "actions": [spec.action.kind, spec.action.size],
+        **layout.as_json(),
         "lanes": num_lanes,
         "capacity": options.capacity,
         "segments of rows": segment_rows,

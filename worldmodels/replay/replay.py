@@ -79,7 +79,7 @@ class Replay:
         limit = config.capacity // config.batch_length if config.online else 0
         self._online = OnlineQueue(config.batch_length, window, num_lanes, limit)
         self._random = np.random.default_rng(seed)
-        known = identity(config, spec, carry_spec, num_lanes, segment_rows)
+        known = identity(config, self._layout, carry_spec, num_lanes, segment_rows)
         self._identity = known | {"carry": self._carry_mode}
 
     @property

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.envs.spec import EnvSpec, Step
+from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec, Step
 from worldmodels.errors import UserError
 
 FLAGS = ("is_first", "is_last", "is_terminal", "obs_valid")
@@ -121,6 +121,26 @@ class RowLayout:
         obs = {key: columns[f"obs.{key}"] for key in self._spec.obs}
         fields = {"obs": obs, "prev_action": prev_action, "reward": reward}
         return {**fields, **dict(zip(FLAGS, flags.unbind(0), strict=True))}
+
+    def as_json(self) -> dict[str, Any]:
+        """What a reader of the stored rows has to know; `from_json` is the inverse."""
+        spec = self._spec
+        return {
+            "environment": spec.name,
+            "observations": {k: [list(obs.shape), obs.kind] for k, obs in spec.obs.items()},
+            "actions": [spec.action.kind, spec.action.size],
+        }
+
+    @staticmethod
+    def from_json(known: Mapping[str, Any]) -> "RowLayout":
+        """The layout of rows that another process stored."""
+        obs = {k: ObsSpec(tuple(shape), kind) for k, (shape, kind) in known["observations"].items()}
+        return RowLayout(EnvSpec(known["environment"], obs, ActionSpec(*known["actions"])))
+
+    @property
+    def spec(self) -> EnvSpec:
+        """The environment's spaces."""
+        return self._spec
 
     def rollout(self, columns: Callable[[], Mapping[str, np.ndarray]]) -> Rollout:
         """The rows that `columns` reads, by name."""
