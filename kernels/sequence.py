@@ -12,7 +12,8 @@ from torch import Tensor
 Emit = Literal["all"] | Tensor | None
 """No states, all of them ("all", in the order b * T + t), or those at int64 [M, 2] of (b, t).
 
-Positions may repeat. States may share memory with what the backward needs: do not write into them.
+Positions may repeat; that they lie within B and T is not checked on a GPU, where no value is read.
+States may share memory with what the backward needs: do not write into them.
 """
 
 

@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from worldmodels.kernels.launch import DTYPES, launch, operator
+from worldmodels.kernels.launch import DTYPES, launch, learns, operator
 from worldmodels.kernels.sequence import Emit, requests
 
 _CHUNK = 8
@@ -48,7 +48,6 @@ def selective_scan(
             f"selective_scan: the Triton kernel takes no {wrong.pop()}; "
             'choose implementation="eager"'
         )
-    learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     (batch, length, _), order, offsets = u.shape, None, None
     if emit is not None:
         order, offsets = requests(emit, batch, length, u.device)
@@ -66,7 +65,7 @@ def selective_scan(
         order,
         offsets,
         delta_softplus,
-        learns,
+        learns(inputs),
     )
     return y, last, None if emit is None else emitted
 
@@ -90,9 +89,9 @@ def _forward(
     order: Tensor | None,
     offsets: Tensor | None,
     softplus: bool,
-    learns: bool,
+    store: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, the last state, the emitted states, and the states after steps 8, 16, ... if it `learns`.
+    """y, the last state, the emitted states, and the states after steps 8, 16, ... to `store`.
 
     A state that nothing follows is not stored.
     """
@@ -104,7 +103,7 @@ def _forward(
     y = torch.empty_like(u)
     last = A.new_empty(batch, width, size)
     emitted = A.new_empty(0 if order is None else order.shape[0], width, size)
-    stored = A.new_empty(batch, (length - 1) // _CHUNK if learns else 0, width, size)
+    stored = A.new_empty(batch, (length - 1) // _CHUNK if store else 0, width, size)
     launch(
         _forward_kernel,
         (batch, triton.cdiv(width, block_i)),
