@@ -1,11 +1,13 @@
-"""T11: any interleaving of everything a replay does agrees with a naive list of rows."""
+"""T11: any interleaving of everything a replay does, kills too, agrees with lists of rows."""
 
 import copy
+import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings, strategies
@@ -17,57 +19,24 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-LANES, CAPACITY, SEGMENT, LENGTH = 2, 40, 4, 3
-LARGEST = CAPACITY // SEGMENT + LANES
+from tests.replay.oracle import LANES, PART, ROLLOUTS, SEED, SEGMENT, Oracle
 
-
-class Oracle:
-    """Rows in a list, in the order of arrival; nothing clever."""
-
-    def __init__(self):
-        self.rows: list[int] = []
-        self.states: dict[int, int] = {}
-        """Row id -> seed of the carry last written at it."""
-        self.cut = dict.fromkeys(range(LANES), True)
-        self.last = dict.fromkeys(range(LANES), -1)
-
-    @staticmethod
-    def segment(row: int) -> tuple[int, int]:
-        return row >> 40, (row & ((1 << 40) - 1)) // SEGMENT
-
-    def add(self, ids: list[int]) -> None:
-        for lane, row in enumerate(ids):
-            follows = row == self.last[lane] + 1
-            assert row >> 40 == lane
-            assert row > self.last[lane]
-            gone = self.last[lane] not in self.rows
-            assert follows != self.cut[lane] or gone or self.last[lane] < 0
-            self.last[lane], self.cut[lane] = row, False
-            assert row not in self.states
-        while len(self.rows) + LANES > CAPACITY or self.too_many(ids):
-            oldest = self.segment(self.rows[0])
-            self.rows = [row for row in self.rows if self.segment(row) != oldest]
-        self.rows += ids
-
-    def too_many(self, ids: list[int]) -> bool:
-        return len({self.segment(row) for row in self.rows + ids}) > LARGEST
-
-    def starts(self, length: int) -> list[int]:
-        held = set(self.rows)
-        return [row for row in self.rows if all(row + t in held for t in range(length))]
+LENGTH = 3
+MEMORY = Path("/dev/shm")
+"""Syncing a file costs nothing there."""
 
 
 class Machine(RuleBasedStateMachine):
-    carry = "stored"
     toys: Any = None
+    storage, retention, sampling, coin, carry, online = "ram", "fifo", "uniform", "batch", "zero", 0
 
     def __init__(self):
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
         self.stream = self.toys.Stream(LANES, longest=4)
         self.replay = self.make()
-        self.burnin = self.replay.burnin
-        self.oracle = Oracle()
+        self.length = LENGTH + self.replay.burnin
+        self.oracle = Oracle(self.retention, self.length)
         self.checkpoints: list[tuple[Path, Oracle, dict]] = []
         self.seed = 0
         self.batch: Any = None
@@ -76,12 +45,27 @@ class Machine(RuleBasedStateMachine):
         return self.toys.replay(
             LANES,
             self.folder / "rows",
-            capacity=CAPACITY,
+            seed=SEED,
+            capacity=2 * PART if self.retention == "wmar" else PART,
             segment=SEGMENT,
             batch_length=LENGTH,
             carry=self.carry,
-            online=True,
+            online=bool(self.online),
+            retention=self.retention,
+            sampling=self.sampling,
+            storage=self.storage,
+            coin=self.coin,
         )
+
+    def kill(self):
+        """As SIGKILL does: no code of the old process runs, its files are closed by the system."""
+        keeper = self.replay._keeper
+        handles = [tail.handle for tail in keeper._journal._tails.values()]
+        handles += [file.handle for file in getattr(keeper.store.storage, "_files", {}).values()]
+        for handle in handles:
+            os.close(handle)
+        self.replay = self.make()
+        self.batch = None
 
     def teardown(self):
         shutil.rmtree(self.folder)
@@ -94,26 +78,35 @@ class Machine(RuleBasedStateMachine):
     @rule(lane=strategies.integers(0, LANES - 1))
     def end_lane(self, lane):
         self.replay.end_lane(lane)
-        self.oracle.cut[lane] = True
+        self.oracle.end_lane(lane)
 
     @precondition(lambda self: self.replay.can_sample(LENGTH))
-    @rule(purpose=strategies.sampled_from(["learn", "imagine"]))
-    def sample(self, purpose):
-        batch = self.replay.sample(4, LENGTH, purpose)
+    @rule(purpose=strategies.sampled_from(["learn", "imagine"]), twice=strategies.booleans())
+    def sample(self, purpose, twice):
+        count = 8 if twice and self.carry != "continue" else 4
+        batch = self.replay.sample(count, LENGTH, purpose)
         self.stream.check(batch)
-        allowed = set(self.oracle.starts(LENGTH + self.burnin))
-        assert set(batch.index[:, 0].tolist()) <= allowed
-        assert batch.index.shape == (4, LENGTH + self.burnin)
+        starts = batch.index[:, 0].tolist()
+        pools = self.oracle.starts(self.length)
+        allowed = {start for pool in pools for start in pool}
+        if purpose == "learn" and (self.online or self.carry == "continue"):
+            allowed.update(self.oracle.stitched(self.length))
+        assert set(starts) <= allowed
+        if self.sampling == "dfs" and len(pools) == 1 and not self.online:
+            assert len(set(starts)) == min(count, len(pools[0]))
+            self.oracle.drawn(starts, purpose)
+        assert batch.index.shape == (count, self.length)
         assert torch.equal(batch.reset[:, 1:], batch.is_first[:, 1:])
         self.check_carry(batch)
         if purpose == "learn":
             self.batch = batch
 
     def check_carry(self, batch):
+        resident = {row for piece in self.oracle.resident for row in piece.ids}
         for b, start in enumerate(batch.index[:, 0].tolist()):
             written = self.oracle.states.get(start - 1)
             if self.carry == "stored":
-                known = written is not None and start - 1 in self.oracle.rows
+                known = written is not None and start - 1 in resident
                 assert batch.reset[b, 0] == (batch.is_first[b, 0] | (not known))
             known = not batch.reset[b, 0]
             assert not (known and batch.carry is None)
@@ -144,10 +137,20 @@ class Machine(RuleBasedStateMachine):
     @rule(which=strategies.integers(0, 3), fresh=strategies.booleans())
     def restore(self, which, fresh):
         directory, oracle, log = self.checkpoints[which % len(self.checkpoints)]
-        self.replay = self.make() if fresh else self.replay
+        if fresh:
+            self.kill()
         self.replay.restore(directory)
         self.oracle, self.stream.log = copy.deepcopy(oracle), dict(log)
+        self.oracle.begin_anew()
         self.batch = None
+
+    @rule()
+    def crash(self):
+        """Every row that was added comes back; what was not written as it arrived is forgotten."""
+        self.kill()
+        recovered = self.replay.recover()
+        assert (recovered.rows, recovered.lost) == (self.oracle.recover(), 0)
+        assert recovered.notes == ()
 
     @precondition(lambda self: self.replay.can_sample(LENGTH))
     @rule()
@@ -159,31 +162,74 @@ class Machine(RuleBasedStateMachine):
         self.replay.restore(directory)
         assert all(self.toys.same_batch(self.replay.sample(4, LENGTH), one) for one in expected)
         self.replay.restore(directory)
+        self.oracle.begin_anew()
         shutil.rmtree(directory)
 
     @rule()
     def collect_garbage(self):
         self.replay.collect_garbage([directory for directory, _, _ in self.checkpoints])
+        self.oracle.begin_anew()
 
     @invariant()
     def rows_agree(self):
-        assert self.replay.rows == len(self.oracle.rows) <= CAPACITY
+        resident = self.oracle.resident
+        assert self.replay.rows == sum(piece.rows for piece in resident)
+        held = self.replay._store.segments
+        assert {(s.first, s.rows) for s in held.values() if s.rows} == {
+            (piece.first, piece.rows) for piece in resident
+        }
         for length in (1, LENGTH, 6):
-            expected = len(self.oracle.starts(length + self.burnin))
-            assert self.replay.eligible(length) == expected
+            rows = length + self.replay.burnin
+            assert self.replay.eligible(length) == sum(map(len, self.oracle.starts(rows)))
 
     @invariant()
     def memory_is_bounded(self):
-        assert self.replay.bytes <= LARGEST * SEGMENT * self.replay._row_bytes
+        replay = self.replay
+        largest = (ROLLOUTS + LANES) * (2 if self.retention == "wmar" else 1)
+        assert len(replay._store.segments) <= largest
+        in_ram = 2 * LANES if self.storage == "disk" else largest
+        assert replay.bytes <= in_ram * SEGMENT * replay._row_bytes
+        assert replay._store.storage.slots <= largest
+
+    @precondition(lambda self: self.sampling == "dfs" and self.retention != "wmar")
+    @invariant()
+    def weights_agree(self):
+        """Each start weighs what its counters say, and nothing else weighs anything."""
+        (sampler,) = self.replay._samplers.values()
+        for starts in () if self.online else sampler._starts.values():
+            (eligible,) = self.oracle.starts(starts.rows)
+            wanted = np.array([self.oracle.weight(start, starts.purpose) for start in eligible])
+            assert starts.eligible.sum() == len(eligible)
+            leaves = [int(sampler._leaves(start, 1)[0]) for start in eligible]
+            found = starts.weights.weights(np.array(leaves, np.int64))
+            scale = np.exp(-starts.base / 10)
+            np.testing.assert_allclose(found, wanted * scale, rtol=1e-9)
+            assert np.isclose(starts.weights.total, wanted.sum() * scale)
 
 
-@pytest.mark.parametrize("carry", ["stored", "continue", "burnin:2"])
-def test_any_interleaving_agrees_with_a_list_of_rows(toys, carry):
-    machine = type("Machine", (Machine,), {"carry": carry, "toys": toys})
+@pytest.mark.parametrize(
+    ("storage", "retention", "sampling", "coin", "carry", "online"),
+    [
+        ("ram", "fifo", "uniform", "batch", "stored", 1),
+        ("disk", "fifo", "dfs", "batch", "burnin:2", 0),
+        ("device", "fifo", "recency", "row", "continue", 1),
+        ("disk", "reservoir", "uniform", "batch", "stored", 1),
+        ("ram", "reservoir", "dfs", "batch", "stored", 0),
+        ("device", "reservoir", "uniform:0.5+recency:0.5", "row", "burnin:2", 1),
+        ("ram", "wmar", "uniform", "batch", "continue", 1),
+        ("disk", "wmar", "uniform:0.5+recency:0.5", "row", "stored", 0),
+        ("device", "wmar", "dfs", "row", "stored", 1),
+    ],
+)
+def test_any_interleaving_agrees_with_lists_of_rows(
+    toys, storage, retention, sampling, coin, carry, online
+):
+    parts = {"storage": storage, "retention": retention, "sampling": sampling, "coin": coin}
+    more = {"carry": carry, "online": online, "toys": toys}
     run_state_machine_as_test(
-        machine,
+        type("Machine", (Machine,), {**parts, **more}),
         settings=settings(
-            max_examples=25,
+            max_examples=14,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,

@@ -151,9 +151,12 @@ class Disk:
 
     def _in_ram(self, segment: Segment) -> Arrays:
         if segment.slot not in self._rows:
-            fresh = {name: touched(self._segment_rows, c) for name, c in self._columns.items()}
-            self._rows[segment.slot] = self._spare.pop() if self._spare else fresh
+            self._rows[segment.slot] = self._spare.pop() if self._spare else self._fresh()
         return self._rows[segment.slot]
+
+    def _fresh(self) -> Arrays:
+        """Memory of one more segment."""
+        return {name: touched(self._segment_rows, c) for name, c in self._columns.items()}
 
     def _copy(self, into: np.ndarray, name: str, segment: Segment, low: int) -> None:
         """Rows low, low + 1, ... of one column; `into` is contiguous."""

@@ -137,7 +137,9 @@ class Gpu:
         return slice(first, first + rows)
 
     def _moved(self, values: np.ndarray) -> Tensor:
-        return as_bytes(np.ascontiguousarray(values)).to(self.device, non_blocking=True)
+        # A tensor cannot share memory that is read-only, as that of a file's arrays may be.
+        values = np.require(values, requirements=["C", "W"])
+        return as_bytes(values).to(self.device, non_blocking=True)
 
     def _zeros(self, column: Column) -> Tensor:
         sample = as_bytes(np.zeros((1, *column.shape), column.dtype))

@@ -1,27 +1,32 @@
 """What a killed process leaves behind: a manifest of segment files, and rows of open segments.
 
-`manifest.jsonl` starts with the segments of a moment and gets a line for every file since; each
-line carries its checksum. `tail_LANE_POSITION.rows` holds the rows of a segment that has no file
-yet, each handed to the system as it arrives; the kernel keeps it whatever becomes of the process.
-`arrived.i64` is mapped memory that counts a row before it is written, so that a loss can be told.
+`layout.json` says what a row holds. `manifest.jsonl` starts with the segments of a moment and gets
+a line for every file since; each line carries its checksum. `tail_GENERATION_LANE_POSITION.rows`
+holds the rows of a segment that has no file yet, each handed to the system as it arrives; the
+kernel keeps it whatever becomes of the process. Only tails of the manifest's generation count, so
+that replacing the manifest replaces everything at once. `arrived.i64` is mapped memory that counts
+a row before it is written, so that a loss can be told.
 """
 
 import json
 import mmap
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from worldmodels.errors import UserError
 from worldmodels.files import unwritable, write_text
 from worldmodels.replay.files import FileRecord
 from worldmodels.replay.rows import Column
 from worldmodels.replay.segment import LANE_SHIFT, POSITION, Segment
 from worldmodels.replay.storage import Arrays
 
+LAYOUT = "layout.json"
 MANIFEST = "manifest.jsonl"
 ARRIVED = "arrived.i64"
 
@@ -58,6 +63,8 @@ class Found:
     tails: list[Tail]
     arrived: np.ndarray
     """int64 [E]: id of the last row that each lane began to write; -1 for none."""
+    settled: np.ndarray
+    """int64 [E]: id of the last row that was dropped or skipped on purpose; -1 for none."""
 
 
 @dataclass(eq=False)
@@ -77,29 +84,64 @@ class Journal:
         self._row = np.dtype([("id", np.int64), ("born", np.int64), *fields, ("crc", np.uint32)])
         self._num_lanes = num_lanes
         self._arrived: np.ndarray | None = None
+        """int64 [2, E], mapped: `Found.arrived` and `Found.settled`."""
+        self._generation = 0
         self._tails: dict[int, _OpenTail] = {}
         """By id of the segment's first row."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in a tail."""
+        return self._row.itemsize
 
     @property
     def begun(self) -> bool:
         """Whether `begin` was called."""
         return self._arrived is not None
 
-    def begin(self, segments: Iterable[Segment], next_id: np.ndarray) -> None:
-        """Describe these segments and no others; what the folder said before is gone."""
-        entries = [_line(s) for s in segments if s.file]
+    def begin(
+        self,
+        segments: Sequence[Segment],
+        next_id: np.ndarray,
+        arrays: Callable[[Segment], Arrays],
+    ) -> None:
+        """Describe these segments and no others; what the folder said before is gone.
+
+        `arrays` gives the rows of those that have no file.
+        """
+        old = self._tails, self._generation
+        stale = list(self._folder.glob("tail_*.rows"))
+        self._tails, self._generation = {}, _generation(self._folder) + 1
         try:
-            write_text(self._folder / MANIFEST, "".join(entries))
-            for path in self._folder.glob("tail_*.rows"):
-                path.unlink(missing_ok=True)
+            for segment in segments:
+                if segment.file is None:
+                    self.append(segment, arrays(segment))
+            lines = [_signed({"generation": self._generation})]
+            lines += [_line(segment) for segment in segments if segment.file]
+            self._map_arrived(next_id - 1)
+            write_text(self._folder / MANIFEST, "".join(lines))
+        except (OSError, UserError) as error:
             self._close_tails()
-            self._map_arrived()[:] = next_id - 1
+            self._tails, self._generation = old
+            if isinstance(error, UserError):
+                raise
+            raise unwritable("replay", self._folder, error) from error
+        for tail in old[0].values():
+            os.close(tail.handle)
+        for path in {*stale} - {tail.path for tail in self._tails.values()}:
+            path.unlink(missing_ok=True)
+
+    def describe(self, layout: dict[str, Any]) -> None:
+        """Write what a reader has to know of the rows."""
+        try:
+            write_text(self._folder / LAYOUT, json.dumps(layout, indent=1) + "\n")
         except OSError as error:
             raise unwritable("replay", self._folder, error) from error
 
     def arriving(self, ids: np.ndarray) -> None:
         """Rows ids [E] are about to be written."""
-        self._map_arrived()[:] = ids
+        assert self._arrived is not None
+        self._arrived[0] = ids
 
     def append(self, segment: Segment, arrays: Arrays) -> None:
         """Write the newest rows of an open segment: `arrays` holds all those not written yet."""
@@ -143,36 +185,39 @@ class Journal:
                 os.close(handle)
         except OSError as error:
             raise unwritable("replay", self._folder, error) from error
-        self.dropped(segment)
+        self._forget(segment)
 
     def dropped(self, segment: Segment) -> None:
+        """Nobody keeps the segment: that its rows are gone is no loss."""
+        if self._arrived is not None and segment.rows:
+            last = segment.first + segment.rows - 1
+            self._arrived[1, segment.lane] = max(self._arrived[1, segment.lane], last)
+        self._forget(segment)
+
+    def _forget(self, segment: Segment) -> None:
         """The segment needs no tail any more."""
         tail = self._tails.pop(segment.first, None)
         if tail:
             os.close(tail.handle)
             tail.path.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Let go of all files; what they hold stays."""
-        self._close_tails()
-        self._arrived = None
-
     def read(self) -> Found:
         """All that the folder holds; torn ends are left out."""
         entries = read_manifest(self._folder)
-        tails = [self._read_tail(path) for path in sorted(self._folder.glob("tail_*.rows"))]
-        arrived = np.full(self._num_lanes, -1, np.int64)
+        pattern = f"tail_{_generation(self._folder):04d}_*.rows"
+        tails = [self._read_tail(path) for path in sorted(self._folder.glob(pattern))]
+        arrived = np.full((2, self._num_lanes), -1, np.int64)
         path = self._folder / ARRIVED
         if path.is_file() and path.stat().st_size == arrived.nbytes:
-            arrived = np.fromfile(path, np.int64)
-        return Found(entries, [tail for tail in tails if tail is not None], arrived)
+            arrived = np.fromfile(path, np.int64).reshape(arrived.shape)
+        return Found(entries, [tail for tail in tails if tail is not None], *arrived)
 
     def _read_tail(self, path: Path) -> Tail | None:
         data = path.read_bytes()
         rows = np.frombuffer(
             data[: len(data) // self._row.itemsize * self._row.itemsize], self._row
         )
-        lane, position = map(int, path.stem.split("_")[1:])
+        lane, position = map(int, path.stem.split("_")[2:])
         first = (lane << LANE_SHIFT) | position
         good = 0
         for row in rows:
@@ -185,7 +230,8 @@ class Journal:
         return Tail(first, int(rows["born"][0]), columns)
 
     def _open(self, segment: Segment) -> _OpenTail:
-        path = self._folder / f"tail_{segment.lane:03d}_{segment.first & POSITION:012d}.rows"
+        place = f"{segment.lane:03d}_{segment.first & POSITION:012d}"
+        path = self._folder / f"tail_{self._generation:04d}_{place}.rows"
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
         except OSError as error:
@@ -193,14 +239,15 @@ class Journal:
         tail = self._tails[segment.first] = _OpenTail(handle, path)
         return tail
 
-    def _map_arrived(self) -> np.ndarray:
-        if self._arrived is None:
-            path = self._folder / ARRIVED
-            path.write_bytes(np.full(self._num_lanes, -1, np.int64).tobytes())
-            with path.open("rb+") as file:
-                mapped = mmap.mmap(file.fileno(), 8 * self._num_lanes)
-            self._arrived = np.frombuffer(mapped, np.int64)
-        return self._arrived
+    def _map_arrived(self, last: np.ndarray) -> None:
+        """A new file, in which ids [E] are the last ones that were given or skipped."""
+        path = self._folder / ARRIVED
+        temporary = path.with_name(f".{path.name}.tmp")
+        temporary.write_bytes(np.stack([last, last]).tobytes())
+        with temporary.open("rb+") as file:
+            mapped = mmap.mmap(file.fileno(), 2 * last.nbytes)
+        os.replace(temporary, path)
+        self._arrived = np.frombuffer(mapped, np.int64).reshape(2, -1)
 
     def _close_tails(self) -> None:
         for tail in self._tails.values():
@@ -210,23 +257,41 @@ class Journal:
 
 def read_manifest(folder: Path) -> list[Entry]:
     """The entries of a manifest up to the first line that is torn; of equal segments the last."""
-    path = folder / MANIFEST
-    lines = (
-        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    )
     entries: dict[int, Entry] = {}
-    for line in lines:
-        crc, _, text = line.partition(" ")
-        if f"{zlib.crc32(text.encode()):08x}" != crc:
-            break
-        first, rows, born, file = json.loads(text)
+    for first, rows, born, file in _lines(folder)[1:]:
         entries[first] = Entry(first, rows, born, FileRecord(**file))
     return list(entries.values())
 
 
+def _generation(folder: Path) -> int:
+    """Generation of the tails that the manifest goes with; without a manifest the newest one."""
+    lines = _lines(folder)
+    tails = [int(path.stem.split("_")[1]) for path in folder.glob("tail_*.rows")]
+    return lines[0]["generation"] if lines else max(tails, default=0)
+
+
+def _lines(folder: Path) -> list[Any]:
+    """The values of a manifest's lines up to the first one that is torn."""
+    path = folder / MANIFEST
+    lines = (
+        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    )
+    values = []
+    for line in lines:
+        crc, _, text = line.partition(" ")
+        if f"{zlib.crc32(text.encode()):08x}" != crc:
+            break
+        values.append(json.loads(text))
+    return values
+
+
 def _line(segment: Segment) -> str:
     assert segment.file is not None
-    text = json.dumps([segment.first, segment.rows, segment.born, asdict(segment.file)])
+    return _signed([segment.first, segment.rows, segment.born, asdict(segment.file)])
+
+
+def _signed(value: Any) -> str:
+    text = json.dumps(value)
     return f"{zlib.crc32(text.encode()):08x} {text}\n"
 
 

@@ -120,10 +120,8 @@ class Keeper:
             return
         segments = list(self.store.segments.values())
         self._unsealed = {s.first: s for s in segments if not s.open and s.file is None}
-        self._journal.begin(segments, self.store.next_id)
-        for segment in segments:
-            if segment.file is None:
-                self._journal.append(segment, self.store.arrays(segment))
+        self._journal.describe({**self._layout.as_json(), "lanes": self.store.num_lanes})
+        self._journal.begin(segments, self.store.next_id, self.store.arrays)
 
     def recover(self) -> Recovered:
         """Take up all that the folder holds: segment files, then the rows of open segments.
@@ -144,14 +142,16 @@ class Keeper:
         last = (np.arange(self.store.num_lanes, dtype=np.int64) << LANE_SHIFT) - 1
         for one in left:
             lane = one.first >> LANE_SHIFT
+            last[lane] = max(last[lane], one.first + one.rows - 1)
             try:
                 self._adopt(one)
             except CorruptReplay as error:
                 notes.append(str(error))
                 continue
             rows += one.rows
-            last[lane] = max(last[lane], one.first + one.rows - 1)
-        lost = sum(self._missing(*pair) for pair in zip(last, found.arrived, strict=True))
+        lost = sum(
+            self._missing(*each) for each in zip(last, found.arrived, found.settled, strict=True)
+        )
         self.store.clock = max((one.born + one.rows for one in left), default=0)
         lost += sum(one.rows for one in left) - rows
         self.restart_journal()
@@ -223,7 +223,7 @@ class Keeper:
                 position = max(given) & POSITION
                 self.store.next_id[lane] = (lane << LANE_SHIFT) + (position // size + 2) * size
 
-    def _missing(self, last: int, arrived: int) -> int:
-        """Rows of a lane that began to arrive after the last one found."""
+    def _missing(self, last: int, arrived: int, settled: int) -> int:
+        """Rows of a lane that began to arrive after the last one found or dropped on purpose."""
         begin = arrived - (arrived & POSITION) % self.store.segment_rows
-        return max(int(arrived - max(last, begin - 1)), 0) if arrived > last else 0
+        return max(int(arrived - max(last, settled, begin - 1)), 0)
