@@ -37,6 +37,8 @@ _CHOSEN = {
     ),
     "backbone": st.sampled_from([RSSMConfig(deter=8), GRUConfig(deter=3)]),
     "carry": st.sampled_from(["auto", "stored", "zero", "burnin:8"]),
+    "retention": st.sampled_from(["fifo", "wmar", "my.module:Mine"]),
+    "sampling": st.sampled_from(["uniform", "dfs", "uniform:0.5+recency:1"]),
     "starts": st.sampled_from([0, 64 * 64]),
     "batch_size": st.integers(1, 64),
     "batch_length": st.integers(2, 64),

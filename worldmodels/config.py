@@ -10,7 +10,7 @@ from typing import Any, Literal
 from worldmodels.backbones.configs import RSSMConfig
 from worldmodels.envs.configs import CatchConfig
 from worldmodels.errors import UserError
-from worldmodels.parts import check_retention, check_sampling
+from worldmodels.parts import check_retention, check_sampling, parse_carry
 
 _AT_LEAST = {
     "steps": 1,
@@ -160,14 +160,7 @@ class ReplayConfig:
     """Rows of one rollout, and of one file on disk; fewer where the capacity is small."""
 
     def __post_init__(self):
-        mode, _, rows = self.carry.partition(":")
-        if self.carry not in ("auto", "stored", "zero", "continue") and not (
-            mode == "burnin" and rows.isdecimal()
-        ):
-            raise UserError(
-                f"--replay.carry is auto, stored, zero, continue or burnin:K (as burnin:8), "
-                f"not '{self.carry}'"
-            )
+        parse_carry(self.carry)
         check_retention(self.retention)
         check_sampling(self.sampling)
 

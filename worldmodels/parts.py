@@ -1,4 +1,4 @@
-"""Replay retentions and samplers by name: built in, from an entry point, or `module:Class`.
+"""The choices of a replay by name; retentions and samplers may also be plug-ins.
 
 Imports neither torch nor numpy, so that the command line can check a name at once.
 """
@@ -22,6 +22,7 @@ SAMPLERS = {
     "recency": "worldmodels.replay.sampling:Recency",
     "dfs": "worldmodels.replay.dfs:Dfs",
 }
+CARRIES = ("auto", "stored", "zero", "continue")
 _SHARE = re.compile(r"(.+):(\d*\.?\d+)")
 
 
@@ -33,6 +34,19 @@ def retention_class(name: str) -> Any:
 def sampler_class(name: str) -> Any:
     """The class of the sampler `name`; imports numpy."""
     return _find("sampler", name, SAMPLERS)
+
+
+def parse_carry(text: str) -> tuple[str, int]:
+    """`auto`, `stored`, `zero`, `continue` or `burnin:K` -> its name and K, else 0."""
+    name, _, rows = text.partition(":")
+    if name == "burnin" and rows.isdecimal() and int(rows) > 0:
+        return name, int(rows)
+    if text not in CARRIES:
+        raise UserError(
+            f"--replay.carry={text} is not one of {', '.join(CARRIES)}, burnin:K (K leading rows)"
+            f"{near(text, (*CARRIES, 'burnin:8'))}"
+        )
+    return text, 0
 
 
 def parse_sampling(text: str) -> dict[str, float]:

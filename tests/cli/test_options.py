@@ -216,7 +216,7 @@ def test_the_python_way_builds_the_same(call):
         (["catch", "--train-ratio", "nan"], "train_ratio is at least 0, not nan"),
         (["catch", "--world-model.unimix", "2"], "world_model.unimix lies between 0 and 1"),
         (["catch", "--precision", "8"], "--precision is one of auto, 32, bf16, 16, not '8'"),
-        (["catch", "--replay.carry", "sometimes"], "--replay.carry is auto, stored, zero"),
+        (["catch", "--replay.carry", "sometimes"], "is not one of auto, stored, zero"),
         (["--steps", "5", "catch"], "--steps takes one value, not '5 catch'; the environment"),
         (["catch", "atari:Pong"], "unexpected argument 'atari:Pong'; the environment comes first"),
         (["--env", "catch"], "there is no option --env: the environment comes first"),

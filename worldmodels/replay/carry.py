@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from worldmodels.backbones.base import LeafSpec
-from worldmodels.errors import UserError, near
+from worldmodels.errors import UserError
 from worldmodels.objects import Carry
+from worldmodels.parts import parse_carry
 from worldmodels.replay.packing import Packing
 from worldmodels.replay.rows import Column
 from worldmodels.replay.store import Store
@@ -183,16 +184,9 @@ def make_carry(
     text: str, spec: Mapping[str, LeafSpec] | None, streams: int
 ) -> tuple[CarryMode, int]:
     """`zero`, `burnin:K`, `stored` or `continue` -> the mode and its number of burn-in rows."""
-    name, _, count = text.partition(":")
-    if text == "zero":
-        return Zero(), 0
-    if name == "burnin" and count.isdecimal() and int(count) > 0:
-        return Zero(), int(count)
-    if text not in ("stored", "continue"):
-        raise UserError(
-            f"--replay.carry={text} is not one of zero, burnin:K (K leading rows), stored, continue"
-            f"{near(text, ('zero', 'burnin:8', 'stored', 'continue'))}"
-        )
+    name, rows = parse_carry(text)
+    if name in ("zero", "burnin"):
+        return Zero(), rows
     if spec is None:
         raise UserError(
             f"--replay.carry={text} needs a model with a state; use --replay.carry=zero"

@@ -59,10 +59,10 @@ def _spaces(replay: ReplayFolder) -> tuple[Any, Any]:
     from gymnasium import spaces
 
     limits = {"image": (0, 255), "planes": (0, 1), "vector": (-np.inf, np.inf)}
-    obs: dict[str, Any] = {
-        key: spaces.Box(*limits[spec.kind], spec.shape, np.dtype(_stored(spec.dtype)).type)
-        for key, spec in replay.layout.spec.obs.items()
-    }
+    obs: dict[str, Any] = {}
+    for key, spec in replay.layout.spec.obs.items():
+        low, high = limits[spec.kind]
+        obs[key] = spaces.Box(low, high, spec.shape, _stored(spec.dtype).type)
     action = replay.layout.spec.action
     observation = next(iter(obs.values())) if len(obs) == 1 else spaces.Dict(obs)
     if action.kind == "discrete":
