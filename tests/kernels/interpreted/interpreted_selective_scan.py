@@ -186,10 +186,13 @@ def test_mixed_dtypes_and_strides():
 
 
 def test_large_and_small_delta():
-    """Softplus where it is the identity, where it vanishes, and decays that underflow."""
+    """Softplus where it is the identity, its exponential too large for float32 or not, where it
+    vanishes, and decays that underflow.
+    """
     inputs = leaves(make(6, states=3), torch.float32)
     delta = inputs["delta"].detach()
     delta[:, ::3], delta[:, 1::3] = 30.0 + delta[:, ::3], -30.0 + delta[:, 1::3]
+    delta[:, 3] += 100.0
     inputs["delta"] = delta.requires_grad_()
     inputs["A"] = (inputs["A"].detach() * 8).requires_grad_()
     check(inputs)
