@@ -80,11 +80,12 @@ def default_presets(env_name: str, on_gpu: bool) -> list[str]:
 
 
 def _stream_presets(env_name: str, on_gpu: bool) -> list[str]:
-    """Those of its first task, for method and sizes, then the one of the stream's own name."""
+    """Those of its first task, for method and sizes, then WMAR's replay and the stream's own."""
     names = default_presets(_first_task(env_name), on_gpu)
     own = config_for(env_name).name.replace(":", "-")
     protocols = {"atari100k", "procgen"}  # of a single game
-    return [name for name in names if name not in protocols] + [own] * (own in preset_names())
+    kept = [name for name in names if name not in protocols]
+    return [*kept, "wmar", *([own] if own in preset_names() else [])]
 
 
 def _first_task(env_name: str) -> str:
