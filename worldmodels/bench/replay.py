@@ -3,8 +3,12 @@
 Letters: B sequences in a batch, T rows of time.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -36,39 +40,67 @@ class Options:
     online: bool = False
     segment: int = 1024
     retention: str = "fifo"
-    long_term_share: float = 0.5
-    sampling: str = "uniform"
     coin: str = "batch"
     storage: str = "ram"
+    long_term_share: float = 0.5
+    sampling: str = "uniform"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way of keeping rows."""
+
+    storage: str = "ram"
+    retention: str = "fifo"
+    carry: str = "zero"
+    coin: str = "batch"
+
+
+CASES = (
+    Case(),
+    Case(carry="stored"),
+    Case(retention="wmar"),
+    Case(retention="wmar", coin="row"),
+    Case(storage="disk"),
+    Case(storage="disk", retention="wmar"),
+    Case(storage="device"),
+)
 
 
 def bench_replay(
     batch: int = 16,
-    length: int = 64,
+    lengths: Sequence[int] = (64, 512),
     shape: tuple[int, ...] = (64, 64, 3),
-    rows: int = 20_000,
-    seconds: float = 5.0,
-) -> dict[str, Any]:
-    """Sampling from a full replay in RAM, with and without stored states, and adding to it.
+    rows: int = 40_000,
+    seconds: float = 4.0,
+) -> list[dict[str, Any]]:
+    """Sampling from a full replay of every kind, and adding to it; one dict a case and length.
 
     `ratio` is the median, over alternating pairs, of numpy's time over the replay's: numpy copies
-    B slices of T rows out of one array of as many rows into an array that it already has.
+    B slices of T rows out of one array of as many rows into an array that it already has. Files
+    are in the system's temporary folder and in its page cache. Tier `device` is a GPU where there
+    is one: a batch ends there, which numpy's copy does not.
     """
-    result: dict[str, Any] = {"batch": batch, "length": length, "shape": list(shape), "rows": rows}
-    for carry in ("zero", "stored"):
-        replay, add_rows_per_second = _filled(Options(rows, batch, length, carry), shape)
-        result[carry] = {
-            **_race(replay, batch, length, shape, seconds / 2),
-            "add_rows_per_second": add_rows_per_second,
-            "mebibytes": replay.bytes / 2**20,
-        }
-    return result
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    results = []
+    for case, length in product(CASES, lengths):
+        options = Options(rows, batch, length, **asdict(case), segment=max(512, 2 * length))
+        with TemporaryDirectory() as folder:
+            on_disk = Path(folder) if case.storage == "disk" else None
+            replay, added = _filled(options, shape, on_disk, device)
+            found = _race(replay, batch, length, shape, seconds)
+        sizes = {"batch": batch, "length": length, "shape": list(shape), "rows": replay.rows}
+        memory = {"add_rows_per_second": added, "mebibytes": replay.bytes / 2**20}
+        results.append({**asdict(case), **sizes, **found, **memory})
+    return results
 
 
-def _filled(options: Options, shape: tuple[int, ...]) -> tuple[Replay, float]:
+def _filled(
+    options: Options, shape: tuple[int, ...], folder: Path | None, device: torch.device
+) -> tuple[Replay, float]:
     """A full replay of random images, and the rows per second at which it was filled."""
     spec = EnvSpec("bench", {"image": ObsSpec(shape, "image")}, ActionSpec("discrete", 6))
-    replay = Replay(options, spec, CARRY, LANES, folder=None, seed=0)
+    replay = Replay(options, spec, CARRY, LANES, folder, seed=0, device=device)
     random = np.random.default_rng(0)
     image = random.integers(0, 256, (LANES, *shape), np.uint8)
     no, yes = np.zeros(LANES, np.bool_), np.ones(LANES, np.bool_)
@@ -103,6 +135,8 @@ def _race(
     while perf_counter() < deadline or len(ours) < 2 * WARM_UP:
         began = perf_counter()
         replay.sample(batch, length)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         between = perf_counter()
         copy()
         ours.append(between - began)

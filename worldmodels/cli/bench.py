@@ -77,27 +77,30 @@ def _replay(argv: list[str]) -> None:
     args = parser.read(argv)
 
     from worldmodels.bench.replay import bench_replay  # torch, only now
+    from worldmodels.runtime.rundir import describe_machine
 
-    report = bench_replay()
+    report = {"machine": describe_machine(), "cases": bench_replay()}
     if args.json:
         print(json.dumps(report, indent=1))
         return
-    shape = "x".join(map(str, report["shape"]))
-    print(f"batches of {report['batch']} x {report['length']} rows of {shape}, from memory")
     print_table(
-        ("carry", "batches/s", "numpy copies/s", "ratio", "rows added/s", "MiB"),
-        [_replay_row(carry, report[carry]) for carry in ("zero", "stored")],
+        ("tier", "retention", "carry", "batch", "batches/s", "numpy/s", "ratio", "added/s", "MiB"),
+        [_replay_row(case) for case in report["cases"]],
     )
 
 
-def _replay_row(carry: str, part: dict[str, float]) -> list[str]:
+def _replay_row(case: dict[str, Any]) -> list[str]:
+    coin = "" if case["coin"] == "batch" else ", coin a row"
     return [
-        carry,
-        f"{part['batches_per_second']:.0f}",
-        f"{part['numpy_batches_per_second']:.0f}",
-        f"{part['ratio']:.2f}",
-        f"{part['add_rows_per_second']:.0f}",
-        f"{part['mebibytes']:.0f}",
+        case["storage"],
+        case["retention"] + coin,
+        case["carry"],
+        f"{case['batch']} x {case['length']}",
+        f"{case['batches_per_second']:.0f}",
+        f"{case['numpy_batches_per_second']:.0f}",
+        f"{case['ratio']:.2f}",
+        f"{case['add_rows_per_second']:.0f}",
+        f"{case['mebibytes']:.0f}",
     ]
 
 
