@@ -23,6 +23,7 @@ def export_minari(replay: ReplayFolder, out: Path, name: str) -> tuple[int, int]
     replay; images are stored as they are, not as JPEG.
     """
     try:
+        from minari import __version__
         from minari.dataset.minari_storage import MinariStorage
     except ImportError as error:
         raise UserError(
@@ -39,7 +40,9 @@ def export_minari(replay: ReplayFolder, out: Path, name: str) -> tuple[int, int]
         storage = MinariStorage.new(
             partial / "data", observation, action, env_spec=None, jpeg_encoding=False
         )
-        storage.update_metadata({"dataset_id": name, "description": f"replay of {replay.path}"})
+        about = f"replay of the environment {replay.layout.spec.name}"
+        known = {"dataset_id": name, "minari_version": __version__, "description": about}
+        storage.update_metadata(known)
         episodes = enumerate(replay.episodes())
         while chunk := list(islice(episodes, CHUNK)):
             storage.update_episodes([_buffer(number, episode) for number, episode in chunk])
