@@ -76,7 +76,8 @@ def test_export_is_every_episode_losslessly(call, run, tmp_path):
         np.testing.assert_array_equal(theirs.observations, mine.obs["planes"])
         np.testing.assert_array_equal(theirs.actions, mine.action)
         assert theirs.terminations[-1] != theirs.truncations[-1]
-        assert not (theirs.terminations[:-1].any() or theirs.truncations[:-1].any())
+        assert not theirs.terminations[:-1].any()
+        assert not theirs.truncations[:-1].any()
     again = call("replay", "export", str(run), "--out", str(tmp_path / "set"))
     assert "exists already" in again.err
 
