@@ -1,4 +1,4 @@
-"""Learning is proven by runs: the demo reaches 0.9 on Catch, whatever the seed (minutes each)."""
+"""Learning is proven by runs (minutes each): Catch is learnt, and an old task is not forgotten."""
 
 import json
 from dataclasses import replace
@@ -36,3 +36,18 @@ def test_every_backbone_and_posterior_learns_catch(backbone: str, posterior: str
     config = load_config("catch", ["demo"], backbone=backbone)
     config = replace(config, world_model=replace(config.world_model, posterior=posterior))
     assert final_mean(train(config, tmp_path / "run")) >= 0.9
+
+
+def test_wmar_keeps_a_task_that_a_fifo_of_the_same_size_forgets(tmp_path: Path):
+    """The short form of experiments/continual_small: one seed, two of its three tasks."""
+    left = {}
+    for retention in ("fifo", "wmar"):
+        config = load_config("continual:catch", replay={"retention": retention})
+        config = replace(config, steps=2 * config.env.steps_per_task, device="cpu")
+        rows = (train(config, tmp_path / retention) / "scores.jsonl").read_text().splitlines()
+        told = [row for row in map(json.loads, rows) if row["kind"] == "eval"]
+        first = {row["step"]: row["mean"] for row in told if row["task"] == "upright"}
+        assert first[config.env.steps_per_task] >= 0.8
+        left[retention] = first[max(first)]
+    assert left["wmar"] >= 0.8
+    assert left["fifo"] <= 0.2
