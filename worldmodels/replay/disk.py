@@ -10,7 +10,6 @@ import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +27,6 @@ OPEN_FILES = 128
 """Segment files kept open."""
 _LOCAL_HEADER = 30
 """Bytes of a zip entry's header before its name; the lengths of name and extra are its last 4."""
-
-
-@dataclass(frozen=True)
-class _File:
-    handle: int
-    offsets: dict[str, int]
-    """Column -> place of its first byte."""
 
 
 class Disk:
@@ -55,8 +47,10 @@ class Disk:
         """Slot -> rows of a segment that has no file yet."""
         self._spare: list[Arrays] = []
         self._free: list[int] = []
-        self._files: OrderedDict[str, _File] = OrderedDict()
-        """By name, the least recently used first."""
+        self._files: OrderedDict[str, int] = OrderedDict()
+        """Handles by name, the least recently used first."""
+        self._offsets: dict[int, dict[str, int]] = {}
+        """Rows of a file -> column -> first byte: files of equal length have equal headers."""
         self._scratch = _Scratch(side, segment_rows, folder) if side else None
 
     @property
@@ -79,7 +73,7 @@ class Disk:
         """Its slot is free, its file is closed."""
         self.sealed(segment)
         if segment.file and segment.file.name in self._files:
-            os.close(self._files.pop(segment.file.name).handle)
+            os.close(self._files.pop(segment.file.name))
         self._free.append(segment.slot)
 
     def write(self, segments: Sequence[Segment], values: Mapping[str, np.ndarray]) -> None:
@@ -163,31 +157,31 @@ class Disk:
         if segment.slot in self._rows:
             into[...] = self._rows[segment.slot][name][low : low + len(into)]
             return
-        file = self._file(segment)
-        place = file.offsets[name] + low * self._columns[name].nbytes
+        handle, offsets = self._file(segment)
+        place = offsets[name] + low * self._columns[name].nbytes
         target = into.reshape(-1).view(np.uint8)
         done = 0
         while done < target.nbytes:
-            count = os.preadv(file.handle, [target[done:].data], place + done)
+            count = os.preadv(handle, [target[done:].data], place + done)
             if count == 0:
                 raise self._damaged(segment, "it ends too early")
             done += count
 
-    def _file(self, segment: Segment) -> _File:
+    def _file(self, segment: Segment) -> tuple[int, dict[str, int]]:
+        """The handle of a segment's file, and where its columns begin."""
         assert segment.file is not None
         name = segment.file.name
-        if name in self._files:
-            self._files.move_to_end(name)
-            return self._files[name]
         try:
-            offsets = _offsets(self._folder / name)
-            handle = os.open(self._folder / name, os.O_RDONLY)
+            if segment.rows not in self._offsets:
+                self._offsets[segment.rows] = _offsets(self._folder / name)
+            if name not in self._files:
+                self._files[name] = os.open(self._folder / name, os.O_RDONLY)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise self._damaged(segment, str(error)) from error
-        if len(self._files) >= OPEN_FILES:
-            os.close(self._files.popitem(last=False)[1].handle)
-        self._files[name] = _File(handle, offsets)
-        return self._files[name]
+        self._files.move_to_end(name)
+        if len(self._files) > OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        return self._files[name], self._offsets[segment.rows]
 
     def _damaged(self, segment: Segment, why: str) -> CorruptReplay:
         assert segment.file is not None
