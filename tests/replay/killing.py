@@ -64,7 +64,7 @@ class Killer:
         return wrapped
 
 
-def in_child(work: Callable[[Acknowledged], None], at: int = 0, torn: bool = False) -> Any:
+def in_child(work: Callable[[Acknowledged], object], at: int = 0, torn: bool = False) -> Any:
     """Forks; the child works, killed at call `at` (0: never).
 
     Returns the number of acknowledged steps, and whether the child was killed.
@@ -88,7 +88,7 @@ def in_child(work: Callable[[Acknowledged], None], at: int = 0, torn: bool = Fal
     return done.count, killed
 
 
-def killed_while(work: Callable[[Acknowledged], None]) -> tuple[int, Acknowledged]:
+def killed_while(work: Callable[[Acknowledged], object]) -> tuple[int, Acknowledged]:
     """Forks; the child works until it is killed: its process id, and what it acknowledged."""
     done = Acknowledged()
     pid = os.fork()

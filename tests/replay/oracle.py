@@ -1,5 +1,6 @@
 """What a replay keeps, as plain lists: the rules of its documentation and nothing clever."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp
 
@@ -112,7 +113,7 @@ class Oracle:
             self.offered.append(piece)
         return piece
 
-    def unlist(self, closed: list[Piece | None]) -> None:
+    def unlist(self, closed: Sequence[Piece | None]) -> None:
         """What was dropped before it had a file leaves nothing behind."""
         kept = self.resident
         self.listed = [p for p in self.listed if p not in closed or p in kept]

@@ -33,7 +33,7 @@ def make(toys, folder, **options):
 class Work:
     """A fixed list of operations on a replay; what was true after each of them."""
 
-    def __init__(self, toys, folder: Path, script: str, **options):
+    def __init__(self, toys, folder, script: str, **options):
         self.toys, self.folder, self.script, self.options = toys, folder, script, options
 
     def __call__(self, done=None) -> "Work":

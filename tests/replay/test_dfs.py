@@ -11,6 +11,7 @@ from scipy.stats import chi2
 
 from worldmodels.replay.dfs import Dfs
 from worldmodels.replay.pool import Pool
+from worldmodels.replay.sampling import Purpose
 from worldmodels.replay.store import Store
 from worldmodels.replay.sum_tree import SumTree
 
@@ -168,7 +169,8 @@ def test_saved_and_loaded_draws_are_the_same():
         again_pool.add(first, rows, grows=False)
     again.load(saved)
     one, two = np.random.default_rng(2), np.random.default_rng(2)
-    for purpose, rows in [("learn", 3), ("imagine", 2), ("learn", 5)] * 20:
+    purposes: list[tuple[Purpose, int]] = [("learn", 3), ("imagine", 2), ("learn", 5)]
+    for purpose, rows in purposes * 20:
         assert dfs.draw(7, rows, purpose, one) == again.draw(7, rows, purpose, two)
     for name, value in dfs.save().items():
         np.testing.assert_array_equal(value, again.save()[name])

@@ -245,3 +245,12 @@ def test_a_segment_file_can_be_read_by_hand(toys, tmp_path):
     with np.load(path) as arrays:
         assert sorted(arrays) == ["obs.image", "obs.planes", "obs.where", "record"]
         assert arrays["obs.image"].shape == (8, 2, 2, 1)
+
+
+def test_restore_counts_what_it_leaves_behind(toys, tmp_path):
+    stream, replay = toys.Stream(2), toys.replay(folder=tmp_path / "rows")
+    stream.add_to(replay, 13)
+    checkpoint = saved(replay, tmp_path / "checkpoint")
+    stream.add_to(replay, 21)
+    assert toys.replay(folder=tmp_path / "rows").restore(checkpoint) == 42
+    assert toys.replay(folder=tmp_path / "rows").restore(checkpoint) == 0

@@ -17,7 +17,7 @@ ROWS = 4
 UNLIKELY = 1e-4
 
 
-def reservoir(size, seed, kind=Reservoir):
+def reservoir(size, seed, kind: Any = Reservoir) -> Any:
     return kind(Room(size * ROWS, ROWS, window=2, lanes=1, seed=seed))
 
 
