@@ -145,6 +145,11 @@ def check_what_is_left(toys, work, whole, done, killed):
     assert not ids & {*new, *(row - 1 for row in new[:LANES])}
     (work.folder / "again").mkdir()
     replay.save(work.folder / "again")
+    replay.collect_garbage([])
+    left = {path.name for path in (copied / "rows").iterdir()}
+    needed = {s.file.name for s in replay._store.segments.values() if s.file}
+    tails = {tail.path.name for tail in replay._keeper._journal._tails.values()}
+    assert left == {"layout.json", "manifest.jsonl", "arrived.i64", *needed, *tails}
 
 
 def check_checkpoints(toys, work, whole, done, expected):

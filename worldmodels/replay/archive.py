@@ -38,6 +38,6 @@ class Archive:
         """Delete every segment file that is not among `names`; returns what was deleted."""
         kept = set(names)
         doomed = [path for path in self.folder.glob("segment_*.npz") if path.name not in kept]
-        for path in doomed:
+        for path in [*doomed, *self.folder.glob(".segment_*.tmp")]:  # half written by a killed one
             path.unlink(missing_ok=True)
         return doomed
