@@ -163,9 +163,11 @@ class System:
 
     def load(self, folder: Path, state: dict[str, Any]) -> list[str]:
         """Inverse of `save`; returns what could not be continued exactly, a sentence each."""
-        self.replay.restore(folder / "replay")
+        gone = self.replay.restore(folder / "replay")
         self.learner.load_state_dict(state["learner"])
         notes = self.collector.load_state_dict(state["collector"])
+        if gone:
+            notes.append(f"{gone} rows had arrived after that checkpoint; they are collected anew")
         with (folder / "envs.pkl").open("rb") as file:
             states = pickle.load(file)
         lost = self.collector.restore_envs(states)

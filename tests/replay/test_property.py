@@ -61,7 +61,7 @@ class Machine(RuleBasedStateMachine):
         """As SIGKILL does: no code of the old process runs, its files are closed by the system."""
         keeper = self.replay._keeper
         handles = [tail.handle for tail in keeper._journal._tails.values()]
-        handles += [file.handle for file in getattr(keeper.store.storage, "_files", {}).values()]
+        handles += getattr(keeper.store.storage, "_files", {}).values()
         for handle in handles:
             os.close(handle)
         self.replay = self.make()

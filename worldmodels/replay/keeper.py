@@ -123,6 +123,13 @@ class Keeper:
         self._journal.describe({**self._layout.as_json(), "lanes": self.store.num_lanes})
         self._journal.begin(segments, self.store.next_id, self.store.arrays)
 
+    def left_behind(self) -> int:
+        """Rows that had arrived in the folder after those that are resident now."""
+        if self._journal is None:
+            return 0
+        arrived = self._journal.read().arrived
+        return int(np.maximum(arrived - self.store.next_id + 1, 0).sum())
+
     def recover(self) -> Recovered:
         """Take up all that the folder holds: segment files, then the rows of open segments.
 

@@ -202,8 +202,11 @@ class Replay:
         }
         return {"rows": self.rows, **write_checkpoint(directory, body, arrays)}
 
-    def restore(self, directory: Path) -> None:
-        """Become what was saved; rows added since are gone. Changes nothing where it refuses."""
+    def restore(self, directory: Path) -> int:
+        """Become what was saved; rows added since are gone, and counted in what is returned.
+
+        Changes nothing where it refuses.
+        """
         body = read_checkpoint(directory)
         for name, mine in self._identity.items():
             theirs = body["identity"].get(name)
@@ -227,7 +230,9 @@ class Replay:
                 sampler.load({key.removeprefix(prefix): arrays[key] for key in mine})
         self._online.load(body["online"])
         self._random.bit_generator.state = body["generator"]
+        gone = self._keeper.left_behind()
         self._keeper.restart_journal()
+        return gone
 
     def recover(self) -> Recovered:
         """Take up what a process that was killed left in the folder, checkpoint or not.
