@@ -50,7 +50,7 @@ class Disk:
         self._files: OrderedDict[str, int] = OrderedDict()
         """Handles by name, the least recently used first."""
         self._offsets: dict[int, dict[str, int]] = {}
-        """Rows of a file -> column -> first byte: files of equal length have equal headers."""
+        """Bytes of a file -> column -> first byte: files of equal size have equal headers."""
         self._scratch = _Scratch(side, segment_rows, folder) if side else None
 
     @property
@@ -170,10 +170,10 @@ class Disk:
     def _file(self, segment: Segment) -> tuple[int, dict[str, int]]:
         """The handle of a segment's file, and where its columns begin."""
         assert segment.file is not None
-        name = segment.file.name
+        name, size = segment.file.name, segment.file.size
         try:
-            if segment.rows not in self._offsets:
-                self._offsets[segment.rows] = _offsets(self._folder / name)
+            if size not in self._offsets:
+                self._offsets[size] = _offsets(self._folder / name)
             if name not in self._files:
                 self._files[name] = os.open(self._folder / name, os.O_RDONLY)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -181,7 +181,7 @@ class Disk:
         self._files.move_to_end(name)
         if len(self._files) > OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
-        return self._files[name], self._offsets[segment.rows]
+        return self._files[name], self._offsets[size]
 
     def _damaged(self, segment: Segment, why: str) -> CorruptReplay:
         assert segment.file is not None
