@@ -226,3 +226,16 @@ def test_the_tree_agrees_with_running_sums(size, changes):
     slack = 1e-9 * tree.total
     assert (targets <= ends[found] + slack).all()
     assert (targets >= ends[found] - weights[found] - slack).all()
+
+
+def test_windows_that_reach_into_what_left_cannot_start():
+    """Also where a segment leaves from the middle of a run."""
+    pool, dfs = sampler(40)
+    random = np.random.default_rng(0)
+    for rows in (1, 3, 12):
+        dfs.draw(2, rows, "learn", random)
+    pool.remove(16, SEGMENT)
+    for rows in (1, 3, 12):
+        starts = [first + at for first, held in pool.runs() for at in range(held - rows + 1)]
+        assert dfs._starts["learn", rows].eligible.sum() == len(starts) == pool.eligible(rows)
+        assert set(dfs.draw(len(starts), rows, "learn", random)) == set(starts)
