@@ -6,7 +6,9 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec
 from worldmodels.replay import CorruptReplay, Replay
@@ -51,6 +53,29 @@ def test_exactly_the_newest_rows_stay(toys, tmp_path, storage, lanes):
         kept = [row for row in mine if row in held]
         assert kept == mine[-len(kept) :]
     assert held <= set(ids)
+
+
+@pytest.mark.parametrize("storage", TIERS)
+@pytest.mark.parametrize("retention", ["fifo", "reservoir"])
+def test_a_place_that_is_used_again_holds_no_old_state(toys, tmp_path, storage, retention):
+    stream = toys.Stream(2)
+    options = {"storage": storage, "retention": retention, "carry": "stored", "segment": 8}
+    replay = toys.replay(2, tmp_path, capacity=80, **options)
+    written = set()
+    for _ in range(8):
+        ids = np.array(sorted(stream.add_to(replay, 17)))
+        replay.update(ids, toys.carry_of(ids.tolist()))
+        written |= set(ids.tolist())
+        stream.add_to(replay, 23)
+        for _ in range(10):
+            batch = replay.sample(16, 4)
+            before = batch.index[:, 0] - 1
+            known = torch.tensor([row in written for row in before.tolist()])
+            for b in range(16):
+                resident = replay._store.holds(int(before[b]), 1)
+                assert batch.reset[b, 0] == (batch.is_first[b, 0] | ~(known[b] & resident))
+                if not (known[b] and resident):
+                    assert not any(leaf[b].any() for leaf in batch.carry.values())
 
 
 @pytest.mark.parametrize("retention", ["fifo", "reservoir", "wmar"])
