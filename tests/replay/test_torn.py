@@ -154,6 +154,19 @@ def test_what_is_skipped_or_dropped_on_purpose_is_no_loss(toys, tmp_path):
         assert make(toys, tmp_path / "copy", **options).recover().lost == 0
 
 
+@pytest.mark.parametrize("retention", ["fifo", "reservoir", "wmar"])
+def test_files_that_were_collected_are_missed_by_nobody(toys, tmp_path, retention):
+    options = {"retention": retention, "capacity": 64}
+    stream, replay = filled(toys, tmp_path, 301, **options)
+    deleted = replay.collect_garbage([])
+    assert deleted or retention == "reservoir"
+    again = make(toys, tmp_path, **options)
+    recovered = again.recover()
+    assert (recovered.rows, recovered.lost, recovered.notes) == (replay.rows, 0, ())
+    assert check_rows(stream, again) == check_rows(stream, replay) or retention == "reservoir"
+    assert again.collect_garbage([]) == []
+
+
 def test_a_folder_with_rows_must_be_taken_up_or_cleared(toys, tmp_path):
     filled(toys, tmp_path, 6)
     replay = make(toys, tmp_path)
