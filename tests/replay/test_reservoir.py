@@ -213,3 +213,26 @@ def test_rare_rollouts_stay_where_coverage_counts(toys, retention):
     kept_now = {first // 8 for first in replay._retention._segments}
     assert len(kept_now) == 8
     assert (set(rare) <= kept_now) == (retention == "coverage")
+
+
+@pytest.mark.parametrize("retention", ["reservoir", "reward_weighted", "coverage", "wmar"])
+def test_a_restored_sample_goes_on_as_if_nothing_had_happened(toys, tmp_path, retention):
+    options = {"retention": retention, "capacity": 160, "segment": 5, "sampling": "uniform+dfs"}
+    replay = toys.replay(2, tmp_path / "rows", **options)
+    toys.Stream(2).add_to(replay, 300)
+    replay.sample(8, 4)
+    (tmp_path / "at").mkdir()
+    replay.save(tmp_path / "at")
+
+    def continued(which):
+        stream, seen = toys.Stream(2, seed=6), []
+        for _ in range(40):
+            stream.add_to(which, 7)
+            seen.append(which.sample(8, 4).index.tolist())
+        return seen, sorted(which._store.segments)
+
+    expected = continued(replay)
+    for _ in range(2):
+        again = toys.replay(2, tmp_path / "rows", **options)
+        again.restore(tmp_path / "at")
+        assert continued(again) == expected
