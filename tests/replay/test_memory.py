@@ -78,6 +78,20 @@ def test_a_place_that_is_used_again_holds_no_old_state(toys, tmp_path, storage, 
                     assert not any(leaf[b].any() for leaf in batch.carry.values())
 
 
+@pytest.mark.parametrize("storage", TIERS)
+def test_the_state_of_a_row_that_is_gone_is_zeros(toys, tmp_path, storage):
+    """Whatever is written at every row that there is memory for."""
+    replay = toys.replay(1, tmp_path, capacity=40, segment=8, storage=storage, carry="stored")
+    toys.Stream(1).add_to(replay, 100)
+    tier = replay._store.storage
+    slots = np.arange(tier.slots)
+    written = torch.full((len(slots), replay._carry.side.nbytes), 7, dtype=torch.uint8)
+    for row in range(8):
+        tier.scatter(slots, np.full(len(slots), row), written)
+    assert (replay._store.gather([99, 98]) == 7).all()
+    assert not replay._store.gather([-1, 0, 1, 1 << 40]).any()
+
+
 @pytest.mark.parametrize("retention", ["fifo", "reservoir", "wmar"])
 def test_what_is_stated_beforehand_is_what_is_taken(toys, tmp_path, retention):
     spec = EnvSpec("wide", {"image": ObsSpec((64, 64, 3), "image")}, ActionSpec("discrete", 2))
