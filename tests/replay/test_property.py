@@ -216,7 +216,7 @@ class Machine(RuleBasedStateMachine):
         ("disk", "reservoir", "uniform", "batch", "stored", 1),
         ("ram", "reservoir", "dfs", "batch", "stored", 0),
         ("device", "reservoir", "uniform:0.5+recency:0.5", "row", "burnin:2", 1),
-        ("ram", "wmar", "uniform", "batch", "continue", 1),
+        ("ram", "wmar", "uniform", "batch", "burnin:2", 1),
         ("disk", "wmar", "uniform:0.5+recency:0.5", "row", "stored", 0),
         ("device", "wmar", "dfs", "row", "stored", 1),
     ],
@@ -236,3 +236,26 @@ def test_any_interleaving_agrees_with_lists_of_rows(
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
         ),
     )
+
+
+@pytest.mark.parametrize("storage", ["ram", "disk", "device"])
+@pytest.mark.parametrize("retention", ["fifo", "reservoir", "wmar"])
+def test_lanes_of_which_one_is_cut_all_the_time(toys, storage, retention):
+    """Short segments, and many of them."""
+    parts = {"storage": storage, "retention": retention, "sampling": "dfs", "toys": toys}
+    machine = type("Machine", (Machine,), parts)()
+    random = np.random.default_rng(0)
+    for time in range(90):
+        machine.add(1)
+        for lane in (0, 1):
+            if random.random() < (0.02, 0.9 if time % 50 < 25 else 0.3)[lane]:
+                machine.end_lane(lane)
+        if time % 41 == 40:
+            machine.crash()
+        if machine.replay.can_sample(LENGTH):
+            machine.sample("learn", twice=False)
+        machine.rows_agree()
+        machine.memory_is_bounded()
+        if retention != "wmar":
+            machine.weights_agree()
+    machine.teardown()

@@ -236,3 +236,15 @@ def test_a_restored_sample_goes_on_as_if_nothing_had_happened(toys, tmp_path, re
         again = toys.replay(2, tmp_path / "rows", **options)
         again.restore(tmp_path / "at")
         assert continued(again) == expected
+
+
+def test_an_open_rollout_that_fifo_drops_is_offered_to_the_reservoir(toys):
+    """Lanes that are cut all the time make the one that is still being written the oldest."""
+    stream = toys.Stream(4)
+    replay = toys.replay(4, retention="wmar", capacity=256, segment=8)
+    for _ in range(60):
+        stream.add_to(replay)
+        for lane in (1, 2, 3):
+            replay.end_lane(lane)
+    long_term = replay._retention._parts["reservoir"]._segments.values()
+    assert {s.rows for s in long_term if s.lane == 0} & {4, 5, 6, 7}
