@@ -252,5 +252,10 @@ def test_restore_counts_what_it_leaves_behind(toys, tmp_path):
     stream.add_to(replay, 13)
     checkpoint = saved(replay, tmp_path / "checkpoint")
     stream.add_to(replay, 21)
-    assert toys.replay(folder=tmp_path / "rows").restore(checkpoint) == 42
-    assert toys.replay(folder=tmp_path / "rows").restore(checkpoint) == 0
+    replay.end_lane(0)
+    stream.add_to(replay, 1)
+    again = toys.replay(folder=tmp_path / "rows")
+    assert again.restore(checkpoint) == 44
+    assert again.restore(checkpoint) == 44  # the folder stays as it is until a row comes
+    stream.add_to(again)
+    assert toys.replay(folder=tmp_path / "rows").restore(checkpoint) == 2

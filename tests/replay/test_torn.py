@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from worldmodels.errors import UserError
-from worldmodels.replay.journal import Journal, read_manifest
+from worldmodels.replay.journal import Journal
+from worldmodels.replay.manifest import read_manifest
 
 SEGMENT = 4
 

@@ -24,7 +24,7 @@ class BufferPool:
     def take(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         """An array with arbitrary contents that nobody else can see."""
         array_bytes = prod(shape) * dtype.itemsize
-        if array_bytes < SMALL:
+        if array_bytes < SMALL or dtype.kind == "V":  # a view of opaque bytes does not keep them
             return np.empty(shape, dtype)
         spare = self._spare.setdefault((shape, dtype.str), [])
         array = spare.pop() if spare else np.empty(shape, dtype)

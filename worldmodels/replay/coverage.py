@@ -36,12 +36,15 @@ class Coverage(Reservoir):
         """Id of the first row -> float32 [D]."""
 
     def key(self, segment: Segment, rollout: Rollout) -> float:
-        """The median distance to what is kept; infinite for the first rollout."""
+        """The median distance to what is kept; the first two get the distance between them."""
         embedding = self._embed(rollout)
         kept = [self._embeddings[first] for _, first in self._heap]
         self._embeddings[segment.first] = embedding
         if not kept:
-            return float("inf")
+            return 0.0
+        if len(kept) == 1:
+            ((_, first),) = self._heap
+            self._heap[0] = float(np.linalg.norm(kept[0] - embedding)), first
         if len(kept) > COMPARED:
             random = np.random.default_rng([self._seed, segment.first])
             kept = [kept[i] for i in random.choice(len(kept), COMPARED, replace=False)]

@@ -3,7 +3,7 @@
 Letters: N drawn windows; c, how often a start was drawn to learn; m, how often to imagine.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,38 +56,53 @@ class Dfs:
         self._learned = np.zeros(leaves, np.int32)
         self._imagined = np.zeros(leaves, np.int32)
         self._starts: dict[tuple[Purpose, int], _Starts] = {}
+        self._waiting: list[tuple[int, int, int]] = []
+        """Rows that joined since the last draw: first id of their run, first new id, end."""
         self._batch = 0
         """Windows of the last draw to learn."""
         self._ratio = 0.0
         """Imagined windows per learned window; 0 before the first draw for imagination."""
-        pool.listener = self
+        pool.listeners.append(self)
 
     def draw(
-        self, count: int, rows: int, purpose: Purpose, random: np.random.Generator
+        self,
+        count: int,
+        rows: int,
+        purpose: Purpose,
+        random: np.random.Generator,
+        batch: int | None = None,
     ) -> list[int]:
         """Ids of the first rows of `count` windows of `rows` rows."""
+        size = batch or count
         if purpose == "learn":
-            self._batch = count
+            self._batch = size
         elif not self._ratio:
-            self._ratio = count / (self._batch or count)
-        starts = self._starts_of(purpose, rows)
-        leaves = self._draw(starts, count, random)
-        np.add.at(self._learned if purpose == "learn" else self._imagined, leaves, 1)
-        for each in self._starts.values():
-            self._weigh(each, leaves[each.eligible[leaves]])
+            self._ratio = size / (self._batch or size)
+        self._admit_waiting()
+        leaves = self._draw(self._starts_of(purpose, rows), count, random)
+        self._count(leaves, purpose)
         block, offset = np.divmod(leaves, self._segment_rows)
         return (self._firsts[block] + offset).tolist()
+
+    def served(self, starts: Sequence[int], purpose: Purpose, batch: int) -> None:
+        """They count as drawn, as far as they are rows of this pool."""
+        if purpose == "learn":
+            self._batch = batch
+        mine = [self._leaves(start, 1) for start in starts if self._pool.holds(start, 1)]
+        if mine:
+            self._admit_waiting()
+            self._count(np.concatenate(mine), purpose)
 
     def added(self, first: int, rows: int, fresh: int) -> None:
         """Fresh rows count from zero, and complete windows that start up to T - 1 rows before."""
         begin = first + rows - fresh
         leaves = self._leaves(begin, fresh)
         self._learned[leaves] = self._imagined[leaves] = 0
-        for starts in self._starts.values():
-            self._admit(starts, max(first, begin - starts.rows + 1), first + rows)
+        self._waiting.append((first, begin, first + rows))
 
     def removed(self, first: int, rows: int, before: int) -> None:
         """Whole segments leave, and with them the windows that reach into them."""
+        self._admit_waiting()
         for starts in self._starts.values():
             reach = min(before, starts.rows - 1)
             leaves = self._leaves(first - reach, reach + rows)
@@ -98,6 +113,7 @@ class Dfs:
 
     def save(self) -> dict[str, np.ndarray]:
         """Counters and where they are, so that the same draws follow."""
+        self._admit_waiting()
         blocks = np.array(list(self._blocks.items()), np.int64).reshape(-1, 2)
         trees = [(s.purpose == "learn", s.rows, s.base) for s in self._starts.values()]
         return {
@@ -118,8 +134,27 @@ class Dfs:
         self._learned[:], self._imagined[:] = saved["learned"], saved["imagined"]
         self._batch, self._ratio = int(saved["sizes"][0]), float(saved["sizes"][1])
         self._starts.clear()
+        self._waiting.clear()
         for learn, rows, base in saved["trees"].tolist():
             self._starts_of("learn" if learn else "imagine", int(rows), base)
+
+    def _count(self, leaves: np.ndarray, purpose: Purpose) -> None:
+        """Windows that start at these leaves were served."""
+        np.add.at(self._learned if purpose == "learn" else self._imagined, leaves, 1)
+        for each in self._starts.values():
+            self._weigh(each, leaves[each.eligible[leaves]])
+
+    def _admit_waiting(self) -> None:
+        """Let windows start that the rows since the last draw completed: one update a tree."""
+        for starts in self._starts.values():
+            leaves = [
+                self._leaves(low, end - starts.rows + 1 - low)
+                for first, begin, end in self._waiting
+                if (low := max(first, begin - starts.rows + 1)) <= end - starts.rows
+            ]
+            if leaves:
+                self._make_eligible(starts, np.concatenate(leaves))
+        self._waiting.clear()
 
     def _starts_of(self, purpose: Purpose, rows: int, base: float = 0.0) -> _Starts:
         key = purpose, rows
@@ -127,16 +162,12 @@ class Dfs:
             none = np.zeros(len(self._learned), np.bool_)
             starts = self._starts[key] = _Starts(purpose, rows, none, SumTree(len(none)), base)
             for first, held in self._pool.runs():
-                self._admit(starts, first, first + held)
+                self._make_eligible(starts, self._leaves(first, held - rows + 1))
         return self._starts[key]
 
-    def _admit(self, starts: _Starts, first: int, end: int) -> None:
-        """Windows within the rows first to end - 1 can be drawn."""
-        count = end - first - starts.rows + 1
-        if count > 0:
-            leaves = self._leaves(first, count)
-            starts.eligible[leaves] = True
-            self._weigh(starts, leaves)
+    def _make_eligible(self, starts: _Starts, leaves: np.ndarray) -> None:
+        starts.eligible[leaves] = True
+        self._weigh(starts, leaves)
 
     def _draw(self, starts: _Starts, count: int, random: np.random.Generator) -> np.ndarray:
         """`count` leaves, in successive draws without replacement while there are any."""

@@ -225,7 +225,7 @@ class _Scratch:
 
     def clear(self, slot: int) -> None:
         """Zeros for a slot."""
-        if slot // self.CHUNK == len(self._chunks):
+        while slot // self.CHUNK >= len(self._chunks):
             self._chunks.append(self._chunk())
         self.of(slot)[...] = np.zeros((), self.dtype)
 
@@ -234,6 +234,9 @@ class _Scratch:
         size = self.CHUNK * self._segment_rows * self.dtype.itemsize
         try:
             with tempfile.TemporaryFile(dir=self._folder) as file:
+                # Space for all of it now: a mapped page that finds none ends the process.
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
                 file.truncate(size)
                 mapped = mmap.mmap(file.fileno(), size)
         except OSError as error:

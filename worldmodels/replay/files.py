@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -76,5 +77,12 @@ def verify(folder: Path, record: FileRecord) -> None:
 @contextmanager
 def open_arrays(folder: Path, record: FileRecord) -> Iterator[Mapping[str, np.ndarray]]:
     """The arrays of a verified file by name, each read from disk when it is asked for."""
-    with np.load(folder / record.name, allow_pickle=False) as arrays:
+    try:
+        arrays = np.load(folder / record.name, allow_pickle=False)
+    except (OSError, ValueError, BadZipFile) as error:
+        raise CorruptReplay(
+            f"replay file {folder / record.name} cannot be read ({error}); resume from another "
+            "checkpoint"
+        ) from error
+    with arrays:
         yield arrays

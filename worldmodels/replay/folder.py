@@ -3,7 +3,6 @@
 Letters: k actions of an episode, which make k + 1 rows.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from worldmodels.errors import UserError
 from worldmodels.replay.archive import Archive
 from worldmodels.replay.checkpoint import open_checkpoint, read_checkpoint, verify_checkpoint
 from worldmodels.replay.files import CorruptReplay
-from worldmodels.replay.journal import LAYOUT, Entry, Journal, Tail
+from worldmodels.replay.journal import Journal, Tail
+from worldmodels.replay.manifest import LAYOUT, MANIFEST, Entry, damaged_lines, read_layout
 from worldmodels.replay.rows import FLAGS, Rollout, RowLayout
 from worldmodels.replay.storage import Arrays
 
@@ -50,9 +50,9 @@ class ReplayFolder:
         self.path = run / "replay"
         self.checkpoints = sorted((run / "checkpoints").glob("step_*/replay"))
         try:
-            known = json.loads((self.path / LAYOUT).read_text(encoding="utf-8"))
+            known = read_layout(self.path)
             self.layout, self.lanes = RowLayout.from_json(known), int(known["lanes"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{run} has no replay that can be read ({self.path / LAYOUT} is missing or "
                 "damaged); name the folder of a run that has collected rows"
@@ -89,9 +89,12 @@ class ReplayFolder:
                 verify_checkpoint(directory, read_checkpoint(directory), self._archive)
 
             yield name, _complaint(check)
+        lines = damaged_lines(self.path)
+        yield MANIFEST, f"{lines} of its lines are damaged" if lines else ""
+        whole = {tail.path.name: tail.rows * self.row_bytes for tail in self.tails}
         for path in sorted(self.path.glob("tail_*.rows")):
-            torn = path.stat().st_size % self.row_bytes
-            yield path.name, f"its last row is torn ({torn} bytes)" if torn else ""
+            beyond = path.stat().st_size - whole.get(path.name, path.stat().st_size)
+            yield path.name, f"its last {beyond} bytes are torn or damaged" if beyond else ""
 
     def held(self) -> dict[str, set[int]]:
         """Part of the retention -> first ids of its segments, at the last checkpoint."""

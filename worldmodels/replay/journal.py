@@ -13,7 +13,7 @@ import mmap
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +21,23 @@ import numpy as np
 
 from worldmodels.errors import UserError
 from worldmodels.files import unwritable, write_text
-from worldmodels.replay.files import FileRecord
+from worldmodels.replay.manifest import (
+    LAYOUT,
+    MANIFEST,
+    Entry,
+    generation,
+    manifest_line,
+    newest_generation,
+    read_manifest,
+    write_manifest,
+)
 from worldmodels.replay.rows import Column
 from worldmodels.replay.segment import LANE_SHIFT, POSITION, Segment
 from worldmodels.replay.storage import Arrays
 
-LAYOUT = "layout.json"
-MANIFEST = "manifest.jsonl"
+_BINARY = getattr(os, "O_BINARY", 0)
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | _BINARY
 ARRIVED = "arrived.i64"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A segment file as the manifest names it."""
-
-    first: int
-    rows: int
-    born: int
-    file: FileRecord
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Tail:
 
     first: int
     born: int
+    path: Path
     columns: Arrays
 
     @property
@@ -111,15 +111,13 @@ class Journal:
         """
         old = self._tails, self._generation
         stale = list(self._folder.glob("tail_*.rows"))
-        self._tails, self._generation = {}, _generation(self._folder) + 1
+        self._tails, self._generation = {}, newest_generation(self._folder) + 1
         try:
             for segment in segments:
                 if segment.file is None:
                     self.append(segment, arrays(segment))
-            lines = [_signed({"generation": self._generation})]
-            lines += [_line(segment) for segment in segments if segment.file]
             self._map_arrived(next_id - 1)
-            write_text(self._folder / MANIFEST, "".join(lines))
+            write_manifest(self._folder, self._generation, segments)
         except (OSError, UserError) as error:
             self._close_tails()
             self._tails, self._generation = old
@@ -131,12 +129,24 @@ class Journal:
         for path in {*stale} - {tail.path for tail in self._tails.values()}:
             path.unlink(missing_ok=True)
 
+    def shorten(self, segments: Sequence[Segment]) -> None:
+        """Let the manifest name these segments' files only; the tails go on."""
+        try:
+            write_manifest(self._folder, self._generation, segments)
+        except OSError as error:
+            raise unwritable("replay", self._folder, error) from error
+
     def describe(self, layout: dict[str, Any]) -> None:
-        """Write what a reader has to know of the rows."""
+        """Write what a reader, or `recover`, has to know of the rows."""
         try:
             write_text(self._folder / LAYOUT, json.dumps(layout, indent=1) + "\n")
         except OSError as error:
             raise unwritable("replay", self._folder, error) from error
+
+    def close(self) -> None:
+        """Let go of all files; what they hold stays."""
+        self._close_tails()
+        self._arrived = None
 
     def arriving(self, ids: np.ndarray) -> None:
         """Rows ids [E] are about to be written."""
@@ -172,11 +182,11 @@ class Journal:
         """The segment has a file."""
         path = self._folder / MANIFEST
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+            handle = os.open(path, os.O_WRONLY | os.O_APPEND | _BINARY)
             try:
                 size = os.fstat(handle).st_size
                 try:
-                    _write(handle, memoryview(_line(segment).encode()))
+                    _write(handle, memoryview(manifest_line(segment).encode()))
                     os.fsync(handle)
                 except OSError:
                     os.ftruncate(handle, size)
@@ -204,7 +214,7 @@ class Journal:
     def read(self) -> Found:
         """All that the folder holds; torn ends are left out."""
         entries = read_manifest(self._folder)
-        pattern = f"tail_{_generation(self._folder):04d}_*.rows"
+        pattern = f"tail_{generation(self._folder):04d}_*.rows"
         tails = [self._read_tail(path) for path in sorted(self._folder.glob(pattern))]
         arrived = np.full((2, self._num_lanes), -1, np.int64)
         path = self._folder / ARRIVED
@@ -227,13 +237,13 @@ class Journal:
         if good == 0:
             return None
         columns = {name: np.ascontiguousarray(rows[name][:good]) for name in self._columns}
-        return Tail(first, int(rows["born"][0]), columns)
+        return Tail(first, int(rows["born"][0]), path, columns)
 
     def _open(self, segment: Segment) -> _OpenTail:
         place = f"{segment.lane:03d}_{segment.first & POSITION:012d}"
         path = self._folder / f"tail_{self._generation:04d}_{place}.rows"
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o666)
+            handle = os.open(path, _NEW, 0o666)
         except OSError as error:
             raise unwritable("replay", self._folder, error) from error
         tail = self._tails[segment.first] = _OpenTail(handle, path)
@@ -253,46 +263,6 @@ class Journal:
         for tail in self._tails.values():
             os.close(tail.handle)
         self._tails.clear()
-
-
-def read_manifest(folder: Path) -> list[Entry]:
-    """The entries of a manifest up to the first line that is torn; of equal segments the last."""
-    entries: dict[int, Entry] = {}
-    for first, rows, born, file in _lines(folder)[1:]:
-        entries[first] = Entry(first, rows, born, FileRecord(**file))
-    return list(entries.values())
-
-
-def _generation(folder: Path) -> int:
-    """Generation of the tails that the manifest goes with; without a manifest the newest one."""
-    lines = _lines(folder)
-    tails = [int(path.stem.split("_")[1]) for path in folder.glob("tail_*.rows")]
-    return lines[0]["generation"] if lines else max(tails, default=0)
-
-
-def _lines(folder: Path) -> list[Any]:
-    """The values of a manifest's lines up to the first one that is torn."""
-    path = folder / MANIFEST
-    lines = (
-        path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-    )
-    values = []
-    for line in lines:
-        crc, _, text = line.partition(" ")
-        if f"{zlib.crc32(text.encode()):08x}" != crc:
-            break
-        values.append(json.loads(text))
-    return values
-
-
-def _line(segment: Segment) -> str:
-    assert segment.file is not None
-    return _signed([segment.first, segment.rows, segment.born, asdict(segment.file)])
-
-
-def _signed(value: Any) -> str:
-    text = json.dumps(value)
-    return f"{zlib.crc32(text.encode()):08x} {text}\n"
 
 
 def _write(handle: int, data: memoryview) -> None:

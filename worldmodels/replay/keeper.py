@@ -12,7 +12,8 @@ import numpy as np
 from worldmodels.errors import UserError
 from worldmodels.replay.archive import Archive
 from worldmodels.replay.files import CorruptReplay
-from worldmodels.replay.journal import Entry, Journal, Tail
+from worldmodels.replay.journal import Journal, Tail
+from worldmodels.replay.manifest import MANIFEST, Entry, damaged_lines, read_layout
 from worldmodels.replay.retention import Retention
 from worldmodels.replay.rows import RowLayout
 from worldmodels.replay.segment import LANE_SHIFT, POSITION, Segment
@@ -38,15 +39,26 @@ class Keeper:
     is tried again with the next row.
     """
 
-    def __init__(self, layout: RowLayout, store: Store, retention: Retention, folder: Path | None):
+    def __init__(
+        self, layout: RowLayout, store: Store, retention: Retention, folder: Path | None, seed: int
+    ):
         self.store, self.retention = store, retention
         self._layout = layout
+        self._known = {
+            **layout.as_json(),
+            "lanes": store.num_lanes,
+            "rows per segment": store.segment_rows,
+            "seed": seed,
+        }
+        """What a folder of rows must agree on with who recovers it."""
         self._archive = Archive(folder) if folder else None
         self._journal = Journal(folder, layout.columns, store.num_lanes) if folder else None
         self._unsealed: dict[int, Segment] = {}
         """Closed segments that have no file yet."""
         self._newest: list[Segment] = []
         """The segments that got the newest rows, by lane."""
+        self._replaces = False
+        """Whether the next write may replace what the folder describes."""
 
     @property
     def archive(self) -> Archive | None:
@@ -56,8 +68,7 @@ class Keeper:
     def append(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
         """One row [E, ...] per column, in memory -> row ids int64 [E]."""
         store = self.store
-        if self._journal and not self._journal.begun:
-            self._begin_journal()
+        self._begin_journal()
         self._drop(self.retention.make_room(store.num_lanes, store.opening))
         ids = store.next_id.copy()
         if self._journal:
@@ -88,6 +99,7 @@ class Keeper:
 
     def cut(self, lane: int) -> None:
         """End the lane's segment: no window crosses this moment."""
+        self._begin_journal()
         segment = self.store.cut(lane)
         if segment:
             self._closed(segment)
@@ -97,6 +109,8 @@ class Keeper:
         """Write every closed segment that has no file yet."""
         if self._archive is None or self._journal is None:
             return
+        if self._unsealed:
+            self._begin_journal()
         for segment in list(self._unsealed.values()):
             segment.file = self._archive.write(segment, self.store.arrays(segment))
             try:
@@ -111,24 +125,24 @@ class Keeper:
         """Forget all rows, in memory and on disk."""
         self.retention.load({}, {})
         self.store.clear()
-        self._unsealed.clear()
-        self.restart_journal()
+        self._restart_journal()
 
-    def restart_journal(self) -> None:
-        """Let the journal describe what is resident now, and nothing else."""
-        if self._journal is None:
-            return
-        segments = list(self.store.segments.values())
-        self._unsealed = {s.first: s for s in segments if not s.open and s.file is None}
-        self._journal.describe({**self._layout.as_json(), "lanes": self.store.num_lanes})
-        self._journal.begin(segments, self.store.next_id, self.store.arrays)
+    def restored(self) -> int:
+        """The store holds the rows of a checkpoint now.
 
-    def left_behind(self) -> int:
-        """Rows that had arrived in the folder after those that are resident now."""
+        Returns how many rows of the folder had arrived after those. The folder stays as it is
+        until the next row comes.
+        """
         if self._journal is None:
             return 0
-        arrived = self._journal.read().arrived
-        return int(np.maximum(arrived - self.store.next_id + 1, 0).sum())
+        found = self._journal.read()
+        ends = [(one.first, one.first + one.rows) for one in (*found.entries, *found.tails)]
+        segments = self.store.segments.values()
+        self._unsealed = {s.first: s for s in segments if not s.open and s.file is None}
+        self._journal.close()
+        self._replaces = True
+        next_id = self.store.next_id.tolist()
+        return sum(max(end - max(first, next_id[first >> LANE_SHIFT]), 0) for first, end in ends)
 
     def recover(self) -> Recovered:
         """Take up all that the folder holds: segment files, then the rows of open segments.
@@ -137,6 +151,7 @@ class Keeper:
         """
         if self._journal is None:
             raise UserError("this replay keeps nothing on disk, so there is nothing to recover")
+        self._check_known()
         found = self._journal.read()
         self.retention.load({}, {})
         self.store.clear()
@@ -145,7 +160,7 @@ class Keeper:
         left = [*found.entries, *(tail for tail in found.tails if tail.first not in sealed)]
         left.sort(key=lambda one: (one.born, one.first))
         self._skip_ids([one.first + one.rows - 1 for one in left], found.arrived)
-        rows, notes = 0, []
+        rows, notes = 0, self._complaints()
         last = (np.arange(self.store.num_lanes, dtype=np.int64) << LANE_SHIFT) - 1
         for one in left:
             lane = one.first >> LANE_SHIFT
@@ -161,7 +176,7 @@ class Keeper:
         )
         self.store.clock = max((one.born + one.rows for one in left), default=0)
         lost += sum(one.rows for one in left) - rows
-        self.restart_journal()
+        self._restart_journal()
         self.seal()
         return Recovered(rows, lost, tuple(notes))
 
@@ -169,21 +184,51 @@ class Keeper:
         """Delete the segment files that are neither resident nor among `needed`."""
         if self._archive is None:
             return []
-        self.restart_journal()
+        if self._replaces:
+            self._begin_journal()
+        if self._journal and self._journal.begun:
+            self._journal.shorten(list(self.store.segments.values()))
         mine = {s.file.name for s in self.store.segments.values() if s.file is not None}
         return self._archive.keep_only(mine | set(needed))
 
     def _begin_journal(self) -> None:
-        """The first row of a replay that was not restored: the folder must be empty."""
-        assert self._journal is not None
-        assert self._archive is not None
+        """Before the first write: a replay that was not restored needs an empty folder."""
+        if self._journal is None or self._archive is None or self._journal.begun:
+            return
         found = self._journal.read()
-        if found.entries or found.tails:
+        if not self._replaces and (found.entries or found.tails):
             raise UserError(
                 f"{self._archive.folder} holds rows of another process; call recover() to go on "
                 "with them, restore(checkpoint), or clear() to begin anew"
             )
-        self.restart_journal()
+        self._restart_journal()
+
+    def _restart_journal(self) -> None:
+        """Let the journal describe what is resident now, and nothing else."""
+        if self._journal is None:
+            return
+        segments = list(self.store.segments.values())
+        self._unsealed = {s.first: s for s in segments if not s.open and s.file is None}
+        self._journal.describe(self._known)
+        self._journal.begin(segments, self.store.next_id, self.store.arrays)
+
+    def _check_known(self) -> None:
+        """Refuse rows that another kind of replay wrote."""
+        assert self._archive is not None
+        theirs = read_layout(self._archive.folder)
+        for name, mine in self._known.items():
+            if theirs and theirs.get(name) != mine:
+                raise UserError(
+                    f"the rows in {self._archive.folder} were written with {name} "
+                    f"{theirs.get(name)}, this replay has {mine}; recover them with the same"
+                )
+
+    def _complaints(self) -> list[str]:
+        """What a damaged manifest hides."""
+        assert self._archive is not None
+        lines = damaged_lines(self._archive.folder)
+        name = self._archive.folder / MANIFEST
+        return [f"{name} is damaged: {lines} segment files cannot be found"] if lines else []
 
     def _closed(self, segment: Segment) -> None:
         rollout = self._layout.rollout(lambda: self.store.arrays(segment))

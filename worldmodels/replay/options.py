@@ -96,17 +96,23 @@ def make_storage(
     side: Column | None,
     segment_rows: int,
     slots: int,
+    most: int,
     folder: Path | None,
     device: torch.device | None,
 ) -> Storage:
-    """The tier `name`, with memory for `slots` segments."""
+    """The tier `name`, with memory for `slots` segments now and `most` ever."""
     size = row_bytes(columns, side)
     if name == "disk":
         if folder is None:
             raise UserError("--replay.storage=disk needs a folder, and this replay has none")
         return Disk(columns, side, segment_rows, folder)
     if name == "device":
-        return Gpu(columns, side, segment_rows, slots, device or torch.device("cpu"))
+        device = device or torch.device("cpu")
+        # The arena cannot grow, and short episodes bring up to two rows a step.
+        slots = min(most, 2 * slots)
+        if device.type == "cpu":
+            check_memory(slots * segment_rows * size, f"{slots * segment_rows} rows")
+        return Gpu(columns, side, segment_rows, slots, device)
     what = f"{slots * segment_rows} rows of {size} bytes"
     check_memory(slots * segment_rows * size, what)
     return Ram(columns, side, segment_rows, slots)

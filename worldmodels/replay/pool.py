@@ -30,38 +30,42 @@ class Pool:
     """
 
     def __init__(self, stitched: bool):
-        self._stitched = stitched
+        self.stitched = stitched
         self._firsts: list[int] = []
         """Id of each run's first row, sorted."""
         self._rows: list[int] = []
         """Rows of each run, in the same order."""
         self._ends: dict[int, list[int]] = {}
         """Window length -> running sum of eligible starts over the runs, until the next change."""
-        self.listener: Listener | None = None
+        self.changes = 0
+        """How often rows have joined or left."""
+        self.listeners: list[Listener] = []
 
     def add(self, first: int, rows: int, *, grows: bool) -> None:
         """Rows first, ..., first + rows - 1 join; with `grows` they continue the run before."""
         at = bisect_right(self._firsts, first) - 1
         follows = at >= 0 and self._firsts[at] + self._rows[at] == first
-        if follows and (grows or self._stitched):
+        if follows and (grows or self.stitched):
             self._rows[at] += rows
         else:
             at += 1
             self._firsts.insert(at, first)
             self._rows.insert(at, rows)
         self._ends.clear()
-        if self.listener:
-            self.listener.added(self._firsts[at], self._rows[at], rows)
+        self.changes += 1
+        for listener in self.listeners:
+            listener.added(self._firsts[at], self._rows[at], rows)
 
     def remove(self, first: int, rows: int) -> None:
         """Rows first, ..., first + rows - 1 of one run leave."""
         at = bisect_right(self._firsts, first) - 1
         before = first - self._firsts[at]
-        if self.listener:
-            self.listener.removed(first, rows, before)
+        for listener in self.listeners:
+            listener.removed(first, rows, before)
         after = self._rows[at] - before - rows
         left = [(self._firsts[at], before), (first + rows, after)]
         kept = [(start, count) for start, count in left if count]
+        self.changes += 1
         self._firsts[at : at + 1] = [start for start, _ in kept]
         self._rows[at : at + 1] = [count for _, count in kept]
         self._ends.clear()

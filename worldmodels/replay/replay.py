@@ -3,6 +3,7 @@
 Letters: E environments (lanes), B windows of T rows, N rows.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,20 @@ class Replay:
         columns, side = self._layout.columns, self._carry.side
         self._row_bytes = row_bytes(columns, side)
         slots = reserved_segments(retention.max_segments, segment_rows, num_lanes, reserve)
-        storage = make_storage(config.storage, columns, side, segment_rows, slots, folder, device)
+        most = retention.max_segments
+        storage = make_storage(
+            config.storage, columns, side, segment_rows, slots, most, folder, device
+        )
+        pools = [pool for pool, _ in retention.pools.values()]
+        if self._carry_mode == "continue" and not (len(pools) == 1 and pools[0].stitched):
+            raise UserError(
+                "--replay.carry=continue reads on from lane to lane, which "
+                f"--replay.retention={config.retention} does not keep whole; use stored, zero or "
+                "burnin:8"
+            )
         self._store = Store(storage, num_lanes, segment_rows)
         self._retention = retention
-        self._keeper = Keeper(self._layout, self._store, retention, folder)
+        self._keeper = Keeper(self._layout, self._store, retention, folder, seed)
         self._samplers = {
             name: make_sampler(config.sampling, pool, self._store, retention.max_segments)
             for name, (pool, _) in retention.pools.items()
@@ -155,12 +166,19 @@ class Replay:
         rows = length + self.burnin
         learn = purpose == "learn"
 
+        drawn: list[int] = []
+
         def draw(count: int) -> list[int]:
             fresh = self._online.take(self._store, count, rows) if learn else []
             left = count - len(fresh)
-            return fresh + (self._draw(left, rows, purpose) if left else [])
+            starts = self._draw(left, rows, purpose, batch) if left else []
+            drawn.extend(starts)
+            return fresh + starts
 
         starts, carry, known = self._carry.begin(self._store, draw, batch, rows, learn)
+        others = list((Counter(starts) - Counter(drawn)).elements())
+        for sampler in self._samplers.values():
+            sampler.served(others, purpose, batch)
         fields = self._layout.unpack(self._store.read(starts, rows))
         index = torch.from_numpy(np.add.outer(np.array(starts, np.int64), np.arange(rows)))
         reset = fields["is_first"].clone()
@@ -230,9 +248,7 @@ class Replay:
                 sampler.load({key.removeprefix(prefix): arrays[key] for key in mine})
         self._online.load(body["online"])
         self._random.bit_generator.state = body["generator"]
-        gone = self._keeper.left_behind()
-        self._keeper.restart_journal()
-        return gone
+        return self._keeper.restored()
 
     def recover(self) -> Recovered:
         """Take up what a process that was killed left in the folder, checkpoint or not.
@@ -254,7 +270,7 @@ class Replay:
         needed = {record.name for body in bodies for record in segment_records(body)}
         return self._keeper.collect_garbage(needed)
 
-    def _draw(self, count: int, rows: int, purpose: Purpose) -> list[int]:
+    def _draw(self, count: int, rows: int, purpose: Purpose, batch: int) -> list[int]:
         """Starts from the pools that have a window, by their shares: one coin a batch or a row."""
         shares = {
             name: share
@@ -268,7 +284,8 @@ class Replay:
             )
         drawn: list[int] = []
         for name, part in zip(shares, self._toss(count, list(shares.values())), strict=True):
-            drawn += self._samplers[name].draw(part, rows, purpose, self._random) if part else []
+            sampler = self._samplers[name]
+            drawn += sampler.draw(part, rows, purpose, self._random, batch) if part else []
         return drawn
 
     def _toss(self, count: int, shares: list[float]) -> list[int]:

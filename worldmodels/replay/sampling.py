@@ -5,6 +5,7 @@ Letters: N drawn windows of T rows.
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -21,9 +22,21 @@ class Sampler(Protocol):
     """
 
     def draw(
-        self, count: int, rows: int, purpose: Purpose, random: np.random.Generator
+        self,
+        count: int,
+        rows: int,
+        purpose: Purpose,
+        random: np.random.Generator,
+        batch: int | None = None,
     ) -> list[int]:
-        """Ids of the first rows of `count` windows of `rows` rows; the pool has at least one."""
+        """Ids of the first rows of `count` windows of `rows` rows; the pool has at least one.
+
+        `batch`: windows of the whole batch, where these are only a part of it.
+        """
+        ...
+
+    def served(self, starts: Sequence[int], purpose: Purpose, batch: int) -> None:
+        """A batch was served, and with it these windows that this sampler did not draw."""
         ...
 
     def save(self) -> dict[str, np.ndarray]:
@@ -35,17 +48,11 @@ class Sampler(Protocol):
         ...
 
 
-class Uniform:
-    """Every eligible start is as likely as any other, with replacement."""
+class Memoryless:
+    """A sampler that remembers nothing."""
 
-    def __init__(self, pool: Pool, store: Store, max_segments: int):
-        self._pool = pool
-
-    def draw(
-        self, count: int, rows: int, purpose: Purpose, random: np.random.Generator
-    ) -> list[int]:
-        """N independent starts."""
-        return self._pool.starts(random.integers(self._pool.eligible(rows), size=count), rows)
+    def served(self, starts: Sequence[int], purpose: Purpose, batch: int) -> None:
+        """Nothing is remembered."""
 
     def save(self) -> dict[str, np.ndarray]:
         """Nothing is remembered."""
@@ -55,7 +62,25 @@ class Uniform:
         """Nothing is remembered."""
 
 
-class Recency:
+class Uniform(Memoryless):
+    """Every eligible start is as likely as any other, with replacement."""
+
+    def __init__(self, pool: Pool, store: Store, max_segments: int):
+        self._pool = pool
+
+    def draw(
+        self,
+        count: int,
+        rows: int,
+        purpose: Purpose,
+        random: np.random.Generator,
+        batch: int | None = None,
+    ) -> list[int]:
+        """N independent starts."""
+        return self._pool.starts(random.integers(self._pool.eligible(rows), size=count), rows)
+
+
+class Recency(Memoryless):
     """A start is as likely as it is recent: p is proportional to 1 + the time since the oldest.
 
     The triangular, recency-weighted index of Continual-Dreamer (Kessler et al. 2023, arXiv
@@ -64,14 +89,25 @@ class Recency:
 
     def __init__(self, pool: Pool, store: Store, max_segments: int):
         self._pool, self._store = pool, store
+        self._span: tuple[tuple[int, int], tuple[int, int]] = (-1, 0), (0, 0)
+        """(changes of the pool, window length) and what held then: (oldest time, span)."""
 
     def draw(
-        self, count: int, rows: int, purpose: Purpose, random: np.random.Generator
+        self,
+        count: int,
+        rows: int,
+        purpose: Purpose,
+        random: np.random.Generator,
+        batch: int | None = None,
     ) -> list[int]:
         """N independent starts."""
-        runs = [(first, held) for first, held in self._pool.runs() if held >= rows]
-        oldest = min(self._time(first) for first, _ in runs)
-        span = max(self._time(first + held - rows) for first, held in runs) - oldest + 1
+        key = self._pool.changes, rows
+        if self._span[0] != key:
+            runs = [(first, held) for first, held in self._pool.runs() if held >= rows]
+            oldest = min(self._time(first) for first, _ in runs)
+            newest = max(self._time(first + held - rows) for first, held in runs)
+            self._span = key, (oldest, newest - oldest + 1)
+        oldest, span = self._span[1]
         drawn: list[int] = []
         while len(drawn) < count:
             picks = random.integers(self._pool.eligible(rows), size=2 * count)
@@ -81,13 +117,6 @@ class Recency:
                 s for s, k in zip(starts, kept, strict=True) if k < self._time(s) - oldest + 1
             ]
         return drawn[:count]
-
-    def save(self) -> dict[str, np.ndarray]:
-        """Nothing is remembered."""
-        return {}
-
-    def load(self, saved: Mapping[str, np.ndarray]) -> None:
-        """Nothing is remembered."""
 
     def _time(self, row: int) -> int:
         segment, offset = self._store.place(row)
@@ -103,14 +132,27 @@ class Mix:
         self._shares = shares / shares.sum()
 
     def draw(
-        self, count: int, rows: int, purpose: Purpose, random: np.random.Generator
+        self,
+        count: int,
+        rows: int,
+        purpose: Purpose,
+        random: np.random.Generator,
+        batch: int | None = None,
     ) -> list[int]:
         """N windows in random numbers of each part."""
         counts = random.multinomial(count, self._shares).tolist()
-        drawn: list[int] = []
+        drawn: list[list[int]] = []
         for part, share in zip(self._parts, counts, strict=True):
-            drawn += part.draw(share, rows, purpose, random) if share else []
-        return drawn
+            drawn.append(part.draw(share, rows, purpose, random, batch or count) if share else [])
+        for place, part in enumerate(self._parts):
+            others = [*chain(*drawn[:place], *drawn[place + 1 :])]
+            part.served(others, purpose, batch or count)
+        return [*chain(*drawn)]
+
+    def served(self, starts: Sequence[int], purpose: Purpose, batch: int) -> None:
+        """Tell the parts."""
+        for part in self._parts:
+            part.served(starts, purpose, batch)
 
     def save(self) -> dict[str, np.ndarray]:
         """What the parts remember."""
