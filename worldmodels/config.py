@@ -134,7 +134,7 @@ class ReplayConfig:
     """What is kept and how it is drawn."""
 
     capacity: int = 1_000_000
-    """Rows kept; the oldest go first. Memory for min(capacity, steps) rows is taken at once."""
+    """Rows kept. With storage `ram`, memory for as many as the run brings is taken at once."""
     batch_size: int = 16
     """Sequences in a batch."""
     batch_length: int = 64

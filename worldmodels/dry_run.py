@@ -2,6 +2,8 @@
 
 import math
 import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,7 +15,12 @@ from worldmodels.system import System
 
 def dry_run(config: Config) -> dict[str, Any]:
     """Build everything in memory, collect one batch, and time a second update after a first."""
-    system = System(config, None)
+    with TemporaryDirectory() as folder:  # where a replay on disk keeps its rows
+        on_disk = Path(folder) if config.replay.storage == "disk" else None
+        return _measure(config, System(config, on_disk))
+
+
+def _measure(config: Config, system: System) -> dict[str, Any]:
     try:
         while not system.ready():
             system.collect()

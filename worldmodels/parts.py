@@ -55,7 +55,8 @@ def parse_sampling(text: str) -> dict[str, float]:
     for word in text.split("+"):
         found = _SHARE.fullmatch(word.strip())
         name, share = (found[1], float(found[2])) if found else (word.strip(), 1.0)
-        if share <= 0 or name in shares:
+        misspelt = name.partition(":")[0] in SAMPLERS and ":" in name
+        if share <= 0 or name in shares or misspelt:
             raise UserError(
                 f"--replay.sampling={text} must name different samplers with shares above 0, as "
                 "uniform:0.8+recency:0.2"

@@ -43,6 +43,8 @@ class Oracle:
         self.offered: list[Piece] = []
         self.opened: dict[int, Piece] = {}
         self.listed: list[Piece] = []
+        self.shown: list[Piece] | None = None
+        """After a restore, what the folder shows until something is written."""
         """What a killed process leaves behind, oldest first."""
         self.next: list[int | None] = [lane << 40 for lane in range(LANES)]
         self.last = [-1] * LANES
@@ -120,7 +122,7 @@ class Oracle:
 
     def begin_anew(self) -> None:
         """The folder tells of what is resident, and of nothing else."""
-        self.listed = self.resident
+        self.listed, self.shown = self.resident, None
 
     def recover(self) -> int:
         """All that is listed arrives again; returns how many rows that are."""

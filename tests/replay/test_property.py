@@ -72,11 +72,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule(rows=strategies.integers(1, 9))
     def add(self, rows):
+        self.first_write()
         for _ in range(rows):
             self.oracle.add(self.stream.add_to(self.replay))
 
     @rule(lane=strategies.integers(0, LANES - 1))
     def end_lane(self, lane):
+        self.first_write()
         self.replay.end_lane(lane)
         self.oracle.end_lane(lane)
 
@@ -140,14 +142,28 @@ class Machine(RuleBasedStateMachine):
         if fresh:
             self.kill()
         self.replay.restore(directory)
-        self.oracle, self.stream.log = copy.deepcopy(oracle), dict(log)
-        self.oracle.begin_anew()
+        self.show()
+        shown, self.oracle = self.oracle.shown, copy.deepcopy(oracle)
+        self.oracle.shown, self.stream.log = shown, dict(log)
         self.batch = None
+
+    def show(self):
+        """A restore begins: until something is written, the folder shows what is there now."""
+        if self.oracle.shown is None:
+            self.oracle.shown = self.oracle.listed
+            self.shown_log = self.stream.log
+
+    def first_write(self):
+        """After a restore, this is what the folder shows."""
+        if self.oracle.shown is not None:
+            self.oracle.begin_anew()
 
     @rule()
     def crash(self):
         """Every row that was added comes back; what was not written as it arrived is forgotten."""
         self.kill()
+        if self.oracle.shown is not None:
+            self.oracle.listed, self.stream.log = self.oracle.shown, dict(self.shown_log)
         recovered = self.replay.recover()
         assert (recovered.rows, recovered.lost) == (self.oracle.recover(), 0)
         assert recovered.notes == ()
@@ -162,7 +178,7 @@ class Machine(RuleBasedStateMachine):
         self.replay.restore(directory)
         assert all(self.toys.same_batch(self.replay.sample(4, LENGTH), one) for one in expected)
         self.replay.restore(directory)
-        self.oracle.begin_anew()
+        self.show()
         shutil.rmtree(directory)
 
     @rule()
@@ -196,6 +212,7 @@ class Machine(RuleBasedStateMachine):
     def weights_agree(self):
         """Each start weighs what its counters say, and nothing else weighs anything."""
         (sampler,) = self.replay._samplers.values()
+        sampler._admit_waiting()
         for starts in () if self.online else sampler._starts.values():
             (eligible,) = self.oracle.starts(starts.rows)
             wanted = np.array([self.oracle.weight(start, starts.purpose) for start in eligible])

@@ -16,10 +16,19 @@ from worldmodels.replay.storage import row_bytes
 from worldmodels.replay.testing import check_retention, check_sampler
 
 PAGE = (Path(__file__).parents[2] / "docs" / "replay.md").read_text()
+CODE = re.findall("```python\n(.*?)```", PAGE, re.S)
 
 
 def example() -> str:
-    return next(code for code in re.findall("```python\n(.*?)```", PAGE, re.S) if "class" in code)
+    return next(code for code in CODE if "class Surprising" in code)
+
+
+def test_the_first_example_runs_twice(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = next(code for code in CODE if "recover" in code)
+    for rows in (0, 1):
+        exec(code, {})
+        assert f"Recovered(rows={rows}, lost=0, notes=())" in capsys.readouterr().out
 
 
 def test_the_example_passes_the_check(tmp_path):

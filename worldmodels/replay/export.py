@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from worldmodels.errors import UserError
-from worldmodels.files import unwritable
 from worldmodels.replay.folder import Episode, ReplayFolder
 
 CHUNK = 100
@@ -30,6 +29,7 @@ def export_minari(replay: ReplayFolder, out: Path, name: str) -> tuple[int, int]
             'the export needs minari, which is not installed; run: pip install "worldmodels-rl'
             '[offline]"'
         ) from error
+    out = out.resolve()  # minari joins a relative path to itself
     if out.exists():
         raise UserError(f"{out} exists already; name a new folder with --out")
     observation, action = _spaces(replay)
@@ -51,7 +51,9 @@ def export_minari(replay: ReplayFolder, out: Path, name: str) -> tuple[int, int]
             raise UserError(f"{replay.path} holds no whole episode; nothing was exported")
         partial.rename(out)
     except OSError as error:
-        raise unwritable("data set", out, error) from error
+        raise UserError(
+            f"cannot write the data set {out} ({error.strerror}); name another folder with --out"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return count, steps

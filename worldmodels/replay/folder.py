@@ -90,7 +90,8 @@ class ReplayFolder:
 
             yield name, _complaint(check)
         lines = damaged_lines(self.path)
-        yield MANIFEST, f"{lines} of its lines are damaged" if lines else ""
+        missing = "" if (self.path / MANIFEST).is_file() else "it is missing"
+        yield MANIFEST, f"{lines} of its lines are damaged" if lines else missing
         whole = {tail.path.name: tail.rows * self.row_bytes for tail in self.tails}
         for path in sorted(self.path.glob("tail_*.rows")):
             beyond = path.stat().st_size - whole.get(path.name, path.stat().st_size)
@@ -103,7 +104,7 @@ class ReplayFolder:
         directory = self.checkpoints[-1]
         with open_checkpoint(directory, read_checkpoint(directory), "retention") as saved:
             names = [name for name in saved if name.endswith("segments")]
-            return {name.rpartition("/")[0] or "all": set(saved[name].tolist()) for name in names}
+            return {name.rpartition("/")[0] or "kept": set(saved[name].tolist()) for name in names}
 
     def episodes(self) -> Iterator[Episode]:
         """Every episode whose rows are all there, lane by lane."""

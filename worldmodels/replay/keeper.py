@@ -152,6 +152,7 @@ class Keeper:
         if self._journal is None:
             raise UserError("this replay keeps nothing on disk, so there is nothing to recover")
         self._check_known()
+        notes = self._complaints()
         found = self._journal.read()
         self.retention.load({}, {})
         self.store.clear()
@@ -160,7 +161,7 @@ class Keeper:
         left = [*found.entries, *(tail for tail in found.tails if tail.first not in sealed)]
         left.sort(key=lambda one: (one.born, one.first))
         self._skip_ids([one.first + one.rows - 1 for one in left], found.arrived)
-        rows, notes = 0, self._complaints()
+        rows = 0
         last = (np.arange(self.store.num_lanes, dtype=np.int64) << LANE_SHIFT) - 1
         for one in left:
             lane = one.first >> LANE_SHIFT
@@ -228,6 +229,11 @@ class Keeper:
         assert self._archive is not None
         lines = damaged_lines(self._archive.folder)
         name = self._archive.folder / MANIFEST
+        if not name.is_file() and (files := len(list(name.parent.glob("segment_*.npz")))):
+            raise CorruptReplay(
+                f"{name} is missing, without which {files} segment files cannot be taken up; "
+                "restore a checkpoint instead, or put it back"
+            )
         return [f"{name} is damaged: {lines} segment files cannot be found"] if lines else []
 
     def _closed(self, segment: Segment) -> None:

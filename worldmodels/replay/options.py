@@ -86,8 +86,14 @@ def make_retention(
     kind = retention_class(options.retention)
     share = options.long_term_share
     smallest = min(share, 1 - share) if getattr(kind, "TWO_PARTS", False) else 1.0
+    if smallest <= 0:
+        raise UserError(
+            f"--replay.long-term-share={share} must lie between 0 and 1 for {options.retention}; "
+            "at the ends use --replay.retention=fifo or reservoir"
+        )
     rows = segment_size(options.capacity, options.segment, num_lanes, window, smallest)
-    return kind(Room(options.capacity, rows, window, num_lanes, seed, share)), rows
+    room = Room(options.capacity, rows, window, num_lanes, seed, share)
+    return _built("retention", options.retention, kind, room), rows
 
 
 def make_storage(
@@ -121,10 +127,23 @@ def make_storage(
 def make_sampler(text: str, pool: Pool, store: Store, max_segments: int) -> Sampler:
     """The sampler of one pool."""
     parts = [
-        (sampler_class(name)(pool, store, max_segments), share)
+        (_built("sampler", name, sampler_class(name), pool, store, max_segments), share)
         for name, share in parse_sampling(text).items()
     ]
     return parts[0][0] if len(parts) == 1 else Mix(parts)
+
+
+def _built(what: str, name: str, kind: Any, *arguments: Any) -> Any:
+    """`kind(*arguments)`; a plug-in that cannot be built is the user's to mend."""
+    try:
+        return kind(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"the replay {what} '{name}' cannot be built ({type(error).__name__}: {error}); "
+            f"docs/replay.md shows what a {what} is"
+        ) from error
 
 
 def identity(

@@ -194,7 +194,13 @@ class Reservoir:
         """Keep it, or another; a rollout without a whole window could never be drawn."""
         if segment.rows < self._window:
             return [segment]
-        self._keep(self.key(segment, rollout), segment)
+        key = self.key(segment, rollout)
+        if math.isnan(key):
+            raise UserError(
+                f"{type(self).__name__} gave a rollout a key that is no number; look at its "
+                "log_weight, and at the rewards"
+            )
+        self._keep(key, segment)
         if len(self._heap) <= self._size:
             return []
         _, first = heapq.heappop(self._heap)

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from worldmodels.errors import UserError
 from worldmodels.replay.retention import Dropped, Fifo, Reservoir, Retention, Room
 from worldmodels.replay.rows import Rollout
 from worldmodels.replay.segment import Segment
@@ -79,11 +78,6 @@ class Wmar(Union):
 
     def __init__(self, room: Room):
         share = room.long_term_share
-        if not 0 < share < 1:
-            raise UserError(
-                f"--replay.long-term-share={share} must lie between 0 and 1 for wmar; at the ends "
-                "use --replay.retention=fifo or reservoir"
-            )
         kept = round(room.capacity * share)
         recent = Fifo(replace(room, capacity=room.capacity - kept))
         long_term = Reservoir(replace(room, capacity=kept))
