@@ -276,9 +276,9 @@ class Trainer:
             return
         if self.checkpoints.steps() or self.folder.reached():
             raise UserError(
-                f"no checkpoint in {self.checkpoints.folder} can be resumed: all are damaged or gone, "
-                "or the run was stopped before its first; nothing was changed, `worldmodels replay "
-                "export` reads its rows, and a new run folder starts anew"
+                f"no checkpoint in {self.checkpoints.folder} can be resumed: all are damaged or "
+                "gone, or the run was stopped before its first; nothing was changed, `worldmodels "
+                "replay export` reads its rows, and a new run folder starts anew"
             )
         self.system.replay.clear()
         self.logs.load_state_dict({"metrics": 0, "scores": 0})
