@@ -5,6 +5,7 @@ stopped and repeated.
 """
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -61,10 +62,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--runs", type=Path, default=Path("runs/continual_small"))
-    parser.add_argument("--out", type=Path, default=HERE / "report")
+    parser.add_argument("--out", type=Path, default=Path(os.path.relpath(HERE / "report")))
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
-    print(f"commit {commit()}; {describe_machine()}", flush=True)
+    machine = describe_machine()
+    print(f"commit {commit()}; {machine['processor']}, {machine['cores']} cores", flush=True)
     planned = jobs(args.runs, args.seeds)
     context = get_context("spawn")
     with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
