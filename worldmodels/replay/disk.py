@@ -21,7 +21,7 @@ from worldmodels.replay.buffers import BufferPool
 from worldmodels.replay.files import CorruptReplay
 from worldmodels.replay.rows import Column
 from worldmodels.replay.segment import Segment
-from worldmodels.replay.storage import Arrays, Piece, as_bytes, touched
+from worldmodels.replay.storage import Arrays, Piece, SideOnHost, as_bytes, touched
 
 OPEN_FILES = 128
 """Segment files kept open."""
@@ -29,7 +29,7 @@ _LOCAL_HEADER = 30
 """Bytes of a zip entry's header before its name; the lengths of name and extra are its last 4."""
 
 
-class Disk:
+class Disk(SideOnHost):
     """Segments are read where they were written. The side column, if any, is a mapped scratch
     file without a name, which ends with the process.
     """
@@ -40,6 +40,7 @@ class Disk:
         self.device = torch.device("cpu")
         self.slots = 0
         self._columns = dict(columns)
+        self._side = side
         self._segment_rows = segment_rows
         self._folder = folder
         self._pool = BufferPool()
@@ -117,31 +118,9 @@ class Disk:
             columns[name] = as_bytes(out)
         return columns
 
-    def side(self, segment: Segment) -> np.ndarray:
-        """A view of the written rows."""
+    def _side_of(self, slot: int) -> np.ndarray:
         assert self._scratch is not None
-        return self._scratch.of(segment.slot)[: segment.rows]
-
-    def load_side(self, segment: Segment, values: np.ndarray) -> None:
-        """Copies them."""
-        self.side(segment)[...] = values
-
-    def gather(self, places: Sequence[tuple[int, int]]) -> Tensor:
-        """One copy a row."""
-        assert self._scratch is not None
-        out = np.zeros(len(places), self._scratch.dtype)
-        for place, (slot, row) in enumerate(places):
-            if slot >= 0:
-                out[place] = self._scratch.of(slot)[row]
-        return as_bytes(out)
-
-    def scatter(self, slots: np.ndarray, rows: np.ndarray, values: Tensor) -> None:
-        """One indexed assignment a slot."""
-        assert self._scratch is not None
-        packed = values.cpu().numpy().view(self._scratch.dtype)[:, 0]
-        for slot in np.unique(slots).tolist():
-            which = slots == slot
-            self._scratch.of(slot)[rows[which]] = packed[which]
+        return self._scratch.of(slot)
 
     def _in_ram(self, segment: Segment) -> Arrays:
         if segment.slot not in self._rows:

@@ -87,7 +87,42 @@ def as_bytes(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
 
 
-class Ram:
+class SideOnHost:
+    """The side column of a tier that keeps it as one numpy array a slot."""
+
+    _side: Column | None
+
+    def _side_of(self, slot: int) -> np.ndarray:
+        """[segment_rows] of a slot."""
+        raise NotImplementedError
+
+    def side(self, segment: Segment) -> np.ndarray:
+        """A view of the written rows."""
+        return self._side_of(segment.slot)[: segment.rows]
+
+    def load_side(self, segment: Segment, values: np.ndarray) -> None:
+        """Copies them."""
+        self.side(segment)[...] = values
+
+    def gather(self, places: Sequence[tuple[int, int]]) -> Tensor:
+        """One copy a row."""
+        assert self._side is not None
+        out = np.zeros(len(places), self._side.dtype)
+        for place, (slot, row) in enumerate(places):
+            if slot >= 0:
+                out[place] = self._side_of(slot)[row]
+        return as_bytes(out)
+
+    def scatter(self, slots: np.ndarray, rows: np.ndarray, values: Tensor) -> None:
+        """One indexed assignment a slot."""
+        assert self._side is not None
+        packed = values.cpu().numpy().view(self._side.dtype)[:, 0]
+        for slot in np.unique(slots).tolist():
+            which = slots == slot
+            self._side_of(slot)[rows[which]] = packed[which]
+
+
+class Ram(SideOnHost):
     """Every slot is a set of numpy arrays: a window costs one contiguous copy a piece."""
 
     def __init__(
@@ -151,30 +186,8 @@ class Ram:
             columns[name] = as_bytes(out)
         return columns
 
-    def side(self, segment: Segment) -> np.ndarray:
-        """A view of the written rows."""
-        return self._sides[segment.slot][: segment.rows]
-
-    def load_side(self, segment: Segment, values: np.ndarray) -> None:
-        """Copies them."""
-        self.side(segment)[...] = values
-
-    def gather(self, places: Sequence[tuple[int, int]]) -> Tensor:
-        """One copy a row."""
-        assert self._side is not None
-        out = np.zeros(len(places), self._side.dtype)
-        for place, (slot, row) in enumerate(places):
-            if slot >= 0:
-                out[place] = self._sides[slot][row]
-        return as_bytes(out)
-
-    def scatter(self, slots: np.ndarray, rows: np.ndarray, values: Tensor) -> None:
-        """One indexed assignment a slot."""
-        assert self._side is not None
-        packed = values.cpu().numpy().view(self._side.dtype)[:, 0]
-        for slot in np.unique(slots).tolist():
-            which = slots == slot
-            self._sides[slot][rows[which]] = packed[which]
+    def _side_of(self, slot: int) -> np.ndarray:
+        return self._sides[slot]
 
     def _grow(self) -> int:
         """Memory of one more slot."""
