@@ -61,9 +61,10 @@ class Machine(RuleBasedStateMachine):
         """As SIGKILL does: no code of the old process runs, its files are closed by the system."""
         keeper = self.replay._keeper
         handles = [tail.handle for tail in keeper._journal._tails.values()]
-        handles += getattr(keeper.store.storage, "_files", {}).values()
         for handle in handles:
             os.close(handle)
+        for file in getattr(keeper.store.storage, "_files", {}).values():
+            file.close()
         self.replay = self.make()
         self.batch = None
 

@@ -1,6 +1,6 @@
 """The tier on disk: only rows that are in no segment file yet are in RAM.
 
-Windows are read from the files with `preadv` straight into the batch. Mapped files would count as
+Windows are read from the files straight into the batch. Mapped files would count as
 resident memory once touched, and a damaged one would end the process instead of raising an error.
 """
 
@@ -10,6 +10,7 @@ import tempfile
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,8 @@ class Disk(SideOnHost):
         """Slot -> rows of a segment that has no file yet."""
         self._spare: list[Arrays] = []
         self._free: list[int] = []
-        self._files: OrderedDict[str, int] = OrderedDict()
-        """Handles by name, the least recently used first."""
+        self._files: OrderedDict[str, FileIO] = OrderedDict()
+        """Open files by name, the least recently used first."""
         self._offsets: dict[int, dict[str, int]] = {}
         """Bytes of a file -> column -> first byte: files of equal size have equal headers."""
         self._scratch = _Scratch(side, segment_rows, folder) if side else None
@@ -74,7 +75,7 @@ class Disk(SideOnHost):
         """Its slot is free, its file is closed."""
         self.sealed(segment)
         if segment.file and segment.file.name in self._files:
-            os.close(self._files.pop(segment.file.name))
+            self._files.pop(segment.file.name).close()
         self._free.append(segment.slot)
 
     def write(self, segments: Sequence[Segment], values: Mapping[str, np.ndarray]) -> None:
@@ -136,30 +137,30 @@ class Disk(SideOnHost):
         if segment.slot in self._rows:
             into[...] = self._rows[segment.slot][name][low : low + len(into)]
             return
-        handle, offsets = self._file(segment)
-        place = offsets[name] + low * self._columns[name].nbytes
+        file, offsets = self._file(segment)
+        file.seek(offsets[name] + low * self._columns[name].nbytes)
         target = into.reshape(-1).view(np.uint8)
         done = 0
         while done < target.nbytes:
-            count = os.preadv(handle, [target[done:].data], place + done)
-            if count == 0:
+            count = file.readinto(target[done:].data)
+            if not count:
                 raise self._damaged(segment, "it ends too early")
             done += count
 
-    def _file(self, segment: Segment) -> tuple[int, dict[str, int]]:
-        """The handle of a segment's file, and where its columns begin."""
+    def _file(self, segment: Segment) -> tuple[FileIO, dict[str, int]]:
+        """A segment's file, and where its columns begin."""
         assert segment.file is not None
         name, size = segment.file.name, segment.file.size
         try:
             if size not in self._offsets:
                 self._offsets[size] = _offsets(self._folder / name)
             if name not in self._files:
-                self._files[name] = os.open(self._folder / name, os.O_RDONLY)
+                self._files[name] = FileIO(self._folder / name)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise self._damaged(segment, str(error)) from error
         self._files.move_to_end(name)
         if len(self._files) > OPEN_FILES:
-            os.close(self._files.popitem(last=False)[1])
+            self._files.popitem(last=False)[1].close()
         return self._files[name], self._offsets[size]
 
     def _damaged(self, segment: Segment, why: str) -> CorruptReplay:
