@@ -64,7 +64,7 @@ def test_only_one_package_lands(site: Path):
 def test_a_command_runs_from_another_folder(site: Path, tmp_path: Path):
     assert "train" in worldmodels(site, "--help", cwd=tmp_path)
     told = worldmodels(site, "train", "catch", "--preset", "debug", "--steps", "60", cwd=tmp_path)
-    assert "evaluation at step 60" in told
+    assert "catch at step 60: mean return" in told
     (run,) = tmp_path.glob("runs/catch/*")
     assert '"commit": null' in (run / "environment.json").read_text(), "not from a checkout"
 
