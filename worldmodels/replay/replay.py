@@ -176,7 +176,7 @@ class Replay:
             return fresh + starts
 
         starts, carry, known = self._carry.begin(self._store, draw, batch, rows, learn)
-        others = list((Counter(starts) - Counter(drawn)).elements())
+        others = [] if starts == drawn else list((Counter(starts) - Counter(drawn)).elements())
         for sampler in self._samplers.values():
             sampler.served(others, purpose, batch)
         fields = self._layout.unpack(self._store.read(starts, rows))
