@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import chi2
 
 from worldmodels.replay.pool import Pool
+from worldmodels.replay.sampling import toss
 
 UNLIKELY = 1e-4
 SHARES = [0.5, 0.25]
@@ -89,7 +90,7 @@ def test_one_coin_a_batch_or_a_row(toys, share):
         _, replay = filled(toys, rows=50, segment=5, seed=7, **options)
         shares = [part for _, part in replay._retention.pools.values()]
         assert shares == [1 - share, share]
-        tosses = np.array([replay._toss(10, shares) for _ in range(10_000)])
+        tosses = np.array([toss(10, shares, coin, replay._random) for _ in range(10_000)])
         assert (tosses.sum(1) == 10).all()
         assert (set(tosses[:, 1]) == {0, 10}) == (coin == "batch")
         count = 10_000 if coin == "batch" else 100_000

@@ -109,3 +109,17 @@ def test_the_first_rollout_of_coverage_can_leave(toys):
     ((key, _), (other, _)) = sorted(replay._retention._heap, key=lambda pair: pair[1])
     assert key == other > 0
     assert replay._retention.holds(replay._store.segments[first])
+
+
+@pytest.mark.parametrize("how", ["clear", "recover"])
+def test_nothing_of_the_rows_before_is_served_again(toys, tmp_path, how):
+    stream = toys.Stream(2)
+    replay = toys.replay(folder=tmp_path, carry="continue", online=True)
+    stream.add_to(replay, 60)
+    batch = replay.sample(4, 4)
+    replay.update(batch.index.flatten(), toys.carry_of(batch.index.flatten().tolist()))
+    assert len(replay._online._waiting) > 0
+    getattr(replay, how)()
+    assert len(replay._online._waiting) == 0
+    stream.add_to(replay, 60)
+    assert replay.sample(4, 4).reset[:, 0].all()

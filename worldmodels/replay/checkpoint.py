@@ -20,6 +20,7 @@ from worldmodels.replay.archive import Archive
 from worldmodels.replay.files import (
     CorruptReplay,
     FileRecord,
+    Prefixed,
     open_arrays,
     verify,
     write_arrays,
@@ -115,23 +116,7 @@ def load_store(
     for first, count, born, file in saved["segments"]:
         segment = store.adopt(first, count, born, FileRecord(**file) if file else None)
         if segment.file is None:
-            store.storage.load(segment, _Prefixed(rows, f"{first}."))
+            store.storage.load(segment, Prefixed(rows, f"{first}."))
         elif archive is not None:
             with archive.open(segment.file) as arrays:
                 store.storage.load(segment, arrays)
-
-
-class _Prefixed(Mapping[str, np.ndarray]):
-    """The arrays whose names begin with a prefix, read when they are asked for."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], prefix: str):
-        self._arrays, self._prefix = arrays, prefix
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._arrays[self._prefix + name]
-
-    def __iter__(self):
-        return (n.removeprefix(self._prefix) for n in self._arrays if n.startswith(self._prefix))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)

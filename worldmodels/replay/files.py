@@ -86,3 +86,19 @@ def open_arrays(folder: Path, record: FileRecord) -> Iterator[Mapping[str, np.nd
         ) from error
     with arrays:
         yield arrays
+
+
+class Prefixed(Mapping[str, np.ndarray]):
+    """The arrays whose names begin with a prefix, read when they are asked for."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], prefix: str):
+        self._arrays, self._prefix = arrays, prefix
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[self._prefix + name]
+
+    def __iter__(self):
+        return (n.removeprefix(self._prefix) for n in self._arrays if n.startswith(self._prefix))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

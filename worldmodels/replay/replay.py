@@ -5,6 +5,7 @@ Letters: E environments (lanes), B windows of T rows, N rows.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from worldmodels.replay.checkpoint import (
     verify_checkpoint,
     write_checkpoint,
 )
+from worldmodels.replay.files import Prefixed
 from worldmodels.replay.keeper import Keeper, Recovered
 from worldmodels.replay.options import (
     ReplayOptions,
@@ -36,7 +38,7 @@ from worldmodels.replay.options import (
 )
 from worldmodels.replay.plan import reserved_segments
 from worldmodels.replay.rows import RowLayout
-from worldmodels.replay.sampling import OnlineQueue, Purpose
+from worldmodels.replay.sampling import OnlineQueue, Purpose, toss
 from worldmodels.replay.storage import row_bytes
 from worldmodels.replay.store import Store
 
@@ -63,7 +65,8 @@ class Replay:
         self._config = config
         self._layout = RowLayout(spec)
         self._carry_mode = settle_carry(config.carry, carry_spec)
-        self._carry, self.burnin = make_carry(self._carry_mode, carry_spec, config.batch_size)
+        self._make_carry = partial(make_carry, self._carry_mode, carry_spec, config.batch_size)
+        self._carry, self.burnin = self._make_carry()
         window = config.batch_length + self.burnin
         retention, segment_rows = make_retention(config, num_lanes, window, seed)
         columns, side = self._layout.columns, self._carry.side
@@ -88,7 +91,8 @@ class Replay:
             for name, (pool, _) in retention.pools.items()
         }
         limit = config.capacity // config.batch_length if config.online else 0
-        self._online = OnlineQueue(config.batch_length, window, num_lanes, limit)
+        self._make_online = partial(OnlineQueue, config.batch_length, window, num_lanes, limit)
+        self._online = self._make_online()
         self._random = np.random.default_rng(seed)
         known = identity(config, self._layout, carry_spec, num_lanes, segment_rows)
         self._identity = known | {"carry": self._carry_mode}
@@ -138,8 +142,8 @@ class Replay:
         """One row per lane -> row ids int64 [E].
 
         prev_action: the actions that led here, int64 [E] (-1: none) or float32 [E, A] (zeros:
-        none). If a file cannot be written, the rows are kept and a UserError is raised; writing
-        is tried again with the next row.
+        none). If a file cannot be written, the rows are kept (but for the first of all, before
+        which nothing is begun) and a UserError is raised; the next row tries again.
         """
         values = self._layout.pack(step, prev_action)
         if len(values["record"]) != self._store.num_lanes:
@@ -165,7 +169,6 @@ class Replay:
         """
         rows = length + self.burnin
         learn = purpose == "learn"
-
         drawn: list[int] = []
 
         def draw(count: int) -> list[int]:
@@ -243,9 +246,7 @@ class Replay:
             self._retention.load(arrays, self._store.segments)
         with open_checkpoint(directory, body, "sampling") as arrays:
             for name, sampler in self._samplers.items():
-                prefix = f"{name}/"
-                mine = [key for key in arrays if key.startswith(prefix)]
-                sampler.load({key.removeprefix(prefix): arrays[key] for key in mine})
+                sampler.load(Prefixed(arrays, f"{name}/"))
         self._online.load(body["online"])
         self._random.bit_generator.state = body["generator"]
         return self._keeper.restored()
@@ -255,10 +256,12 @@ class Replay:
 
         All lanes are cut; model states and the samplers' memory begin anew.
         """
+        self._forget_windows()
         return self._keeper.recover()
 
     def clear(self) -> None:
         """Forget all rows, in memory and in the folder; files stay until garbage is collected."""
+        self._forget_windows()
         self._keeper.clear()
 
     def collect_garbage(self, directories: Sequence[Path]) -> list[Path]:
@@ -269,6 +272,11 @@ class Replay:
         bodies = [read_checkpoint(directory) for directory in directories]
         needed = {record.name for body in bodies for record in segment_records(body)}
         return self._keeper.collect_garbage(needed)
+
+    def _forget_windows(self) -> None:
+        """Rows get their ids anew: no window that waits, and no stream, means anything now."""
+        self._online = self._make_online()
+        self._carry, _ = self._make_carry()
 
     def _draw(self, count: int, rows: int, purpose: Purpose, batch: int) -> list[int]:
         """Starts from the pools that have a window, by their shares: one coin a batch or a row."""
@@ -282,18 +290,9 @@ class Replay:
                 f"replay holds {self.rows} rows but no {rows} consecutive ones; collect more "
                 "before sampling, or sample shorter windows"
             )
+        parts = toss(count, list(shares.values()), self._config.coin, self._random)
         drawn: list[int] = []
-        for name, part in zip(shares, self._toss(count, list(shares.values())), strict=True):
+        for name, part in zip(shares, parts, strict=True):
             sampler = self._samplers[name]
             drawn += sampler.draw(part, rows, purpose, self._random, batch) if part else []
         return drawn
-
-    def _toss(self, count: int, shares: list[float]) -> list[int]:
-        """How many of `count` windows come from each pool."""
-        if len(shares) == 1:
-            return [count]
-        weights = np.array(shares) / sum(shares)
-        if self._config.coin == "row":
-            return self._random.multinomial(count, weights).tolist()
-        winner = self._random.choice(len(shares), p=weights)
-        return [count if place == winner else 0 for place in range(len(shares))]

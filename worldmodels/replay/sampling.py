@@ -10,6 +10,7 @@ from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
+from worldmodels.replay.files import Prefixed
 from worldmodels.replay.pool import Pool
 from worldmodels.replay.store import Store
 
@@ -165,8 +166,18 @@ class Mix:
     def load(self, saved: Mapping[str, np.ndarray]) -> None:
         """Inverse of `save`."""
         for place, part in enumerate(self._parts):
-            prefix = f"{place}/"
-            part.load({k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)})
+            part.load(Prefixed(saved, f"{place}/"))
+
+
+def toss(count: int, shares: list[float], coin: str, random: np.random.Generator) -> list[int]:
+    """How many of `count` windows come from each pool: one coin a `batch`, or one a `row`."""
+    if len(shares) == 1:
+        return [count]
+    weights = np.array(shares) / sum(shares)
+    if coin == "row":
+        return random.multinomial(count, weights).tolist()
+    winner = random.choice(len(shares), p=weights)
+    return [count if place == winner else 0 for place in range(len(shares))]
 
 
 class OnlineQueue:

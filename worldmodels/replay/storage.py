@@ -3,6 +3,7 @@
 Letters: E lanes, B windows of T rows, N rows.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
@@ -87,14 +88,14 @@ def as_bytes(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array)
 
 
-class SideOnHost:
+class SideOnHost(ABC):
     """The side column of a tier that keeps it as one numpy array a slot."""
 
     _side: Column | None
 
+    @abstractmethod
     def _side_of(self, slot: int) -> np.ndarray:
         """[segment_rows] of a slot."""
-        raise NotImplementedError
 
     def side(self, segment: Segment) -> np.ndarray:
         """A view of the written rows."""

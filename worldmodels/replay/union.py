@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from worldmodels.replay.files import Prefixed
 from worldmodels.replay.retention import Dropped, Fifo, Reservoir, Retention, Room
 from worldmodels.replay.rows import Rollout
 from worldmodels.replay.segment import Segment
@@ -53,9 +54,7 @@ class Union:
     def load(self, saved: Mapping[str, np.ndarray], segments: Mapping[int, Segment]) -> None:
         """Inverse of `save`."""
         for name, part in self._parts.items():
-            prefix = f"{name}/"
-            mine = {k.removeprefix(prefix): v for k, v in saved.items() if k.startswith(prefix)}
-            part.load(mine, segments)
+            part.load(Prefixed(saved, f"{name}/"), segments)
 
     def describe(self) -> str:
         """What it keeps."""
