@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.actor_critic import ActorCritic
-from worldmodels.config import ActorCriticConfig
+from worldmodels.config import ActorCriticConfig, ValuesConfig
 from worldmodels.distributions import default_bins, symlog
 from worldmodels.envs.spec import ActionSpec
 from worldmodels.objects import Batch, Latents, Rollout
@@ -21,13 +21,19 @@ STARTS = torch.tensor([[0, 0], [1, 3], [0, 4], [1, 4], [0, 2], [1, 1]])
 M = len(STARTS)
 
 
+def value_heads(model: ActorCritic) -> tuple[Any, Any]:
+    """The plain critic and its slow copy."""
+    values: Any = model.values
+    return values.critics.members[0], values.slow.members[0]
+
+
 def build(kind: Any = "discrete", **options) -> ActorCritic:
     config = ActorCriticConfig(layers=1, units=8, **options)
-    model = ActorCritic(config, F, ActionSpec(kind, A), DISCOUNT)
-    for head in (model.policy, model.value, model.slow_value):  # zeros would hide faults
+    model = ActorCritic(config, ValuesConfig(), F, ActionSpec(kind, A), DISCOUNT)
+    for head in (model.policy, *value_heads(model)):  # zeros would hide faults
         torch.nn.init.normal_(head.output.weight, std=0.5)
     with torch.no_grad():  # values of a few units, so that rewards count beside them
-        for head in (model.value, model.slow_value):
+        for head in value_heads(model):
             head.output.bias.copy_(-2 * (symlog(default_bins()) - 1) ** 2)
     return model
 
@@ -84,7 +90,7 @@ def imagined_by_loop(model: ActorCritic, rollout: Rollout) -> tuple[dict[str, Te
     """`policy` and `value` [M, L] and the returns, for a normaliser that starts at zero."""
     model = model.double()
     x = {name: value.double() for name, value in vars(rollout).items()}
-    logits = model.value(x["feature"])
+    logits = value_heads(model)[0](x["feature"])
     values = [[expectation(logits[m, t]) for t in range(L + 1)] for m in range(M)]
     returns = torch.zeros(M, L, dtype=torch.float64)
     for m in range(M):
@@ -104,7 +110,7 @@ def imagined_by_loop(model: ActorCritic, rollout: Rollout) -> tuple[dict[str, Te
             score, entropy = policy_terms(model, x["feature"][m, t], x["action"][m, t])
             advantage = (float(returns[m, t]) - values[m][t]) / scale
             losses["policy"].append(-weight * (score * advantage + 3e-4 * entropy))
-            slow = expectation(model.slow_value(x["feature"][m, t]))
+            slow = expectation(value_heads(model)[1](x["feature"][m, t]))
             fit = cross_entropy(logits[m, t], float(returns[m, t]))
             losses["value"].append(weight * (fit + cross_entropy(logits[m, t], slow)))
     return {name: torch.stack(loss).view(M, L) for name, loss in losses.items()}, returns
@@ -115,7 +121,7 @@ def replayed_by_loop(model: ActorCritic, feature: Tensor, batch: Batch, returns:
     model = model.double()
     losses = []
     for b in range(B):
-        logits = model.value(feature[b].double())
+        logits = value_heads(model)[0](feature[b].double())
         boot = [expectation(logits[t]) for t in range(T)]
         for m, (row, t) in enumerate(STARTS.tolist()):
             if row == b:
@@ -125,7 +131,7 @@ def replayed_by_loop(model: ActorCritic, feature: Tensor, batch: Batch, returns:
             terminal, last = float(batch.is_terminal[b, t + 1]), float(batch.is_last[b, t + 1])
             mixed = (1 - 0.95 * (1 - last)) * boot[t + 1] + 0.95 * (1 - last) * following
             following = float(batch.reward[b, t + 1]) + DISCOUNT * (1 - terminal) * mixed
-            slow = expectation(model.slow_value(feature[b, t].double()))
+            slow = expectation(value_heads(model)[1](feature[b, t].double()))
             fit = cross_entropy(logits[t], following) + cross_entropy(logits[t], slow)
             row_losses.append((1 - float(batch.is_last[b, t])) * fit)
         losses.append(torch.stack(row_losses[::-1]))
@@ -169,7 +175,7 @@ def test_losses_and_gradients_against_the_loops(kind):
     def gradients(losses: dict[str, Tensor], model: ActorCritic, feature: Tensor) -> list[Tensor]:
         total = sum(loss.mean() for loss in losses.values())
         assert isinstance(total, Tensor)
-        learned = [feature, *model.policy.parameters(), *model.value.parameters()]
+        learned = [feature, *model.policy.parameters(), *value_heads(model)[0].parameters()]
         return list(torch.autograd.grad(total, learned))
 
     found = gradients(losses, model, latents.feature)
@@ -222,19 +228,19 @@ def test_how_an_episode_ends(ending, bootstraps):
     _, returns = imagined_by_loop(copy.deepcopy(model), rollout)
     boot = float(returns[4, 0])  # imagination from (0, 2)
     target = float(batch.reward[0, 2]) + (DISCOUNT * boot if bootstraps else 0.0)
-    expected = cross_entropy(model.value(latents.feature)[0, 1].double(), target)
+    expected = cross_entropy(value_heads(model)[0](latents.feature)[0, 1].double(), target)
     assert losses["replay_value"][0, 1].item() == pytest.approx(expected.item(), rel=1e-4)
     assert losses["replay_value"][0, 2] == 0
     assert losses["replay_value"][0, 3] != 0
 
 
 def test_values_are_exactly_zero_at_the_start():
-    model = ActorCritic(ActorCriticConfig(), F, ActionSpec("discrete", A), DISCOUNT)
+    model = ActorCritic(ActorCriticConfig(), ValuesConfig(), F, ActionSpec("discrete", A), DISCOUNT)
     _, statistics = model(make_rollout(), *make_replay())
     assert statistics["value"] == 0
     assert all(
         torch.equal(slow, p)
-        for slow, p in zip(model.slow_value.parameters(), model.value.parameters(), strict=True)
+        for slow, p in zip(*(head.parameters() for head in value_heads(model)), strict=True)
     )
 
 
@@ -244,11 +250,11 @@ def test_gradients_stay_apart():
     losses, _ = model(make_rollout(), latents, batch)
     parts = {
         "policy": list(model.policy.parameters()),
-        "value": list(model.value.parameters()),
+        "value": list(value_heads(model)[0].parameters()),
         "feature": [latents.feature],
     }
     reached = {"policy": {"policy"}, "value": {"value"}, "replay_value": {"value", "feature"}}
-    assert not any(p.requires_grad for p in model.slow_value.parameters())
+    assert not any(p.requires_grad for p in value_heads(model)[1].parameters())
     for name, loss in losses.items():
         for part, learned in parts.items():
             grads = torch.autograd.grad(loss.sum(), learned, retain_graph=True, allow_unused=True)
@@ -259,12 +265,13 @@ def test_gradients_stay_apart():
 def test_slow_critic_mixes_geometrically():
     """With a constant critic, n updates leave 0.98^n of the start."""
     model = build()
-    start = [p.clone() for p in model.slow_value.parameters()]
+    critic, slow_critic = value_heads(model)
+    start = [p.clone() for p in slow_critic.parameters()]
     for n in range(1, 31):
-        model.update_slow()
+        model.after_update()
         if n in (1, 2, 30):
             for slow, old, new in zip(
-                model.slow_value.parameters(), start, model.value.parameters(), strict=True
+                slow_critic.parameters(), start, critic.parameters(), strict=True
             ):
                 expected = (1 - 0.98**n) * new + 0.98**n * old
                 torch.testing.assert_close(slow, expected, rtol=1e-4, atol=1e-5)
@@ -295,5 +302,5 @@ def test_policy_explores_at_one_percent():
         model.policy.output.bias.copy_(torch.tensor([500.0, 0.0, 0.0]))
     distribution: Any = model.distribution(torch.randn(4, F))
     assert distribution.probs[:, 1:].flatten().tolist() == pytest.approx([0.01 / 3] * 8, rel=1e-4)
-    fresh = ActorCritic(ActorCriticConfig(), F, ActionSpec("discrete", A), DISCOUNT)
+    fresh = ActorCritic(ActorCriticConfig(), ValuesConfig(), F, ActionSpec("discrete", A), DISCOUNT)
     assert fresh.distribution(torch.randn(4, F)).entropy().min() > 0.999 * np.log(A)

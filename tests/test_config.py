@@ -43,6 +43,8 @@ _CHOSEN = {
     "batch_size": st.integers(1, 64),
     "batch_length": st.integers(2, 64),
     "capacity": st.integers(2 * 64 * 64, 10**12),
+    "kind": st.just("ravl"),  # plain has no options
+    "subset": st.integers(1, 2),
 }
 _BY_TYPE = {
     bool: st.booleans(),

@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "backbones": {"kernels"},
     "backbones.configs": set(),
     "errors": {"envs.errors"},
-    "config": {"backbones.configs", "envs.configs", "errors", "parts"},
+    "config": {"backbones.configs", "envs.configs", "errors", "parts", "values.configs"},
     "parts": {"errors", "registry"},
     "registry": {"backbones.configs", "errors"},
     "objects": {"backbones.base"},
@@ -38,7 +38,9 @@ MAY_IMPORT = {
     "dynamics": MATHS,
     "world_model": MATHS | {"encoders", "decoders", "dynamics", "heads", "losses"},
     "imagination": {"objects", "world_model"},
-    "actor_critic": MATHS | {"heads", "losses", "returns"},
+    "values": MATHS | {"heads"},
+    "values.configs": {"errors", "parts"},
+    "actor_critic": MATHS | {"heads", "losses", "parts", "returns", "values.configs"},
     "learner": MATHS
     | {"actor_critic", "errors", "imagination", "optim", "registry", "world_model"},
     "replay": {"backbones.base", "envs.spec", "errors", "files", "objects", "parts"},
@@ -48,7 +50,16 @@ MAY_IMPORT = {
 OTHERS = {"kernels": {"torch", "triton"}, "backbones": {"torch", "einops"}}
 """The only foreign packages of a folder."""
 SLOW = {"torch", "lightning", "numpy", "gymnasium"}
-QUICK = ("", "cli", "config", "errors", "registry", "backbones.configs", "envs.configs")
+QUICK = (
+    "",
+    "cli",
+    "config",
+    "errors",
+    "registry",
+    "backbones.configs",
+    "envs.configs",
+    "values.configs",
+)
 
 
 def within(name: str, prefix: str) -> bool:

@@ -37,7 +37,7 @@ def test_update_reaches_every_parameter(
     learner.apply()
     update = learner.gradients(make_batch(spec))
     for name, p in parameters(learner).items():
-        if "slow_value" in name:
+        if "values.slow" in name:
             assert p.grad is None
         else:
             assert p.grad is not None, name
@@ -79,7 +79,7 @@ def test_imagined_losses_stop_at_the_features(make_config, make_spec, make_batch
     """Imagination teaches policy and critic; the replay value loss teaches the encoder too."""
     spec = make_spec("vector")
     learner = learner_of(make_config(), spec)
-    torch.nn.init.normal_(learner.actor_critic.value.output.weight)
+    torch.nn.init.normal_(learner.actor_critic.values.critics.members[0].output.weight)
     batch = make_batch(spec)
     _, latents = learner.model_losses(batch)
     losses, _ = learner.learn_behaviour(learner.imagine(latents), latents, batch)

@@ -11,12 +11,14 @@ from worldmodels.backbones.configs import RSSMConfig
 from worldmodels.envs.configs import CatchConfig
 from worldmodels.errors import UserError
 from worldmodels.parts import check_retention, check_sampling, parse_carry
+from worldmodels.values.configs import ValuesConfig
 
 _AT_LEAST = {
     "steps": 1,
     "threads": 0,
     "num_envs": 1,
     "train_ratio": 0,
+    "model_updates": 0,
     "horizon": 1,
     "world_model.stoch": 1,
     "world_model.classes": 2,
@@ -53,7 +55,6 @@ _SHARES = (
     "actor_critic.slow_rate",
     "actor_critic.normalizer_decay",
 )
-_BELOW_ONE = ("optimizer.beta1", "optimizer.beta2")
 
 
 @dataclass(frozen=True)
@@ -107,10 +108,9 @@ class ActorCriticConfig:
     imagination_length: int = 15
     """Steps imagined from every start."""
     starts: int = 0
-    """Imagination starts per update, as many from every row of time; 0 uses every row. Stored
-    carries are refreshed at these rows."""
+    """Imagination starts per update, as many from every row of time; 0 uses every row."""
     return_lambda: float = 0.95
-    """Mixing of the lambda-returns, imagined and replayed."""
+    """Mixing of the lambda-returns."""
     entropy: float = 3e-4
     """Weight of the policy's entropy bonus."""
     unimix: float = 0.01
@@ -143,8 +143,8 @@ class ReplayConfig:
     """State before a sequence: `stored`, `zero`, `burnin:K` (K rows without loss), `continue`, or
     `auto`: stored where the backbone's state is vectors, else burnin:8."""
     retention: str = "fifo"
-    """What stays: `fifo` (the newest), `reservoir` (a uniform sample of all rollouts ever seen),
-    `wmar` (both), `reward_weighted`, `coverage`, or file.py:Class or package.module:Class."""
+    """What stays: `fifo` (the newest), `reservoir` (a uniform sample of all rollouts), `wmar`
+    (both), `reward_weighted`, `coverage`, or file.py:Class or package.module:Class."""
     long_term_share: float = 0.5
     """Share of the capacity and of the draws that wmar's reservoir has."""
     sampling: str = "uniform"
@@ -188,8 +188,7 @@ class EvaluationConfig:
     """Episodes on environments of their own, which never disturb training."""
 
     every: int = 0
-    """Agent steps between evaluations, of which the first comes before training; 0 evaluates once,
-    at the end."""
+    """Agent steps between evaluations, the first before training; 0: one, at the end."""
     episodes: int = 10
     """Episodes of an evaluation, of each task."""
     envs: int = 4
@@ -244,12 +243,16 @@ class Config:
     """Environments stepped side by side."""
     train_ratio: float = 64.0
     """Replayed rows per agent step."""
+    model_updates: int = 0
+    """Updates of the world model alone, and then of the policy alone; 0: both in every update."""
     horizon: int = 333
     """Discount horizon in agent steps: the discount is 1 - 1 / horizon."""
     world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
     """World model."""
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     """Policy and critic."""
+    values: ValuesConfig = field(default_factory=ValuesConfig)
+    """Values."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     """Replay."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -270,7 +273,7 @@ class Config:
             value = attrgetter(name)(self)
             if not 0 <= value <= 1:
                 raise UserError(f"{name} lies between 0 and 1, not at {value}")
-        for name in _BELOW_ONE:
+        for name in ("optimizer.beta1", "optimizer.beta2"):
             value = attrgetter(name)(self)
             if not 0 < value < 1:
                 raise UserError(f"{name} lies above 0 and below 1, not at {value}")
@@ -280,12 +283,10 @@ class Config:
                 f"replay.capacity is at least two batches, {2 * batch} rows, "
                 f"not {self.replay.capacity}"
             )
-
         starts, length = self.actor_critic.starts, self.replay.batch_length
         if starts % length and starts < batch:
             raise UserError(
-                f"actor_critic.starts is a multiple of replay.batch_length, {length}, so that as "
-                f"many start at every row of time, not {starts}"
+                f"actor_critic.starts is a multiple of replay.batch_length, {length}, not {starts}"
             )
 
     @property

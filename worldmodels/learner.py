@@ -44,7 +44,7 @@ def build_models(config: Config, spec: EnvSpec) -> tuple[WorldModel, ActorCritic
             f"{error}"
         ) from error
     actor_critic = ActorCritic(
-        config.actor_critic, world_model.feature_size, spec.action, config.discount
+        config.actor_critic, config.values, world_model.feature_size, spec.action, config.discount
     )
     return world_model, actor_critic
 
@@ -69,15 +69,22 @@ class Learner:
         self.learn_model, self.learn_behaviour = (fabric.setup_module(m) for m in modules)
         self.optimizer = fabric.setup_optimizers(optimizer)
         self.weights = self.world_model.weights() | self.actor_critic.weights()
+        self.updates = 0
 
     def gradients(self, batch: Batch) -> Update:
         """Forward and backward on one batch; the parameters stay as they are."""
+        alone = self.config.model_updates
+        learns_model, acts = not alone or self.updates < alone, self.updates >= alone
         with self.fabric.autocast():
             batch = self.world_model.warm_up(batch)
-        model_losses, latents = self.model_losses(batch)
-        rollout = self.imagine(latents)
-        behaviour_losses, statistics = self.learn_behaviour(rollout, latents, batch)
-        losses = {name: x.mean() for name, x in (model_losses | behaviour_losses).items()}
+        with torch.set_grad_enabled(learns_model):
+            model_losses, latents = self.model_losses(batch)
+        losses, statistics = model_losses if learns_model else {}, {}
+        if acts:
+            rollout = self.imagine(latents)
+            behaviour_losses, statistics = self.learn_behaviour(rollout, latents, batch)
+            losses = losses | behaviour_losses
+        losses = {name: x.mean() for name, x in losses.items()}
         loss = self.backward(losses)
         metrics = {f"loss/{name}": x.detach() for name, x in losses.items()}
         metrics |= {f"behaviour/{name}": x for name, x in statistics.items()}
@@ -95,16 +102,18 @@ class Learner:
 
     def backward(self, losses: dict[str, Tensor]) -> Tensor:
         """Weigh, sum and differentiate the mean losses; returns the sum, detached."""
-        assert losses.keys() == self.weights.keys(), (losses.keys(), self.weights.keys())
-        loss = torch.stack([losses[name] * weight for name, weight in self.weights.items()]).sum()
+        weighed = [losses[name] * weight for name, weight in self.weights.items() if name in losses]
+        assert len(weighed) == len(losses), (losses.keys(), self.weights.keys())
+        loss = torch.stack(weighed).sum()
         self.optimizer.zero_grad()
         self.fabric.backward(loss)
         return loss.detach()
 
     def apply(self) -> None:
-        """The optimiser's step and the slow critic's."""
+        """The optimiser's step, and what follows it."""
         self.optimizer.step()
-        self.actor_critic.update_slow()
+        self.actor_critic.after_update()
+        self.updates += 1
 
     def _starts(self, batch: Batch) -> Emit | Stratified:
         """Which rows imagination starts from: all, or as many at every t, without replacement."""
@@ -121,6 +130,7 @@ class Learner:
             "actor_critic": self.actor_critic.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
+            "updates": self.updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -131,3 +141,4 @@ class Learner:
         groups = [{**group, **options} for group in state["optimizer"]["param_groups"]]
         self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.updates = state["updates"]

@@ -1,4 +1,4 @@
-"""The choices of a replay by name; retentions and samplers may also be plug-ins.
+"""Parts by name: replay retentions, samplers and value learners, all of which may be plug-ins.
 
 Imports neither torch nor numpy, so that the command line can check a name at once.
 """
@@ -22,18 +22,27 @@ SAMPLERS = {
     "recency": "worldmodels.replay.sampling:Recency",
     "dfs": "worldmodels.replay.dfs:Dfs",
 }
+VALUES = {
+    "plain": "worldmodels.values.critics:Critics",
+    "ravl": "worldmodels.values.critics:Critics",
+}
 CARRIES = ("auto", "stored", "zero", "continue")
 _SHARE = re.compile(r"(.+):(\d*\.?\d+)")
 
 
 def retention_class(name: str) -> Any:
     """The class of the retention `name`; imports numpy."""
-    return _find("retention", name, RETENTIONS)
+    return _find("replay retention", name, RETENTIONS)
 
 
 def sampler_class(name: str) -> Any:
     """The class of the sampler `name`; imports numpy."""
-    return _find("sampler", name, SAMPLERS)
+    return _find("replay sampler", name, SAMPLERS)
+
+
+def values_class(name: str) -> Any:
+    """The class of the value learner `name`; imports torch."""
+    return _find("value learner", name, VALUES)
 
 
 def parse_carry(text: str) -> tuple[str, int]:
@@ -67,13 +76,18 @@ def parse_sampling(text: str) -> dict[str, float]:
 
 def check_retention(name: str) -> None:
     """UserError for a name that is no retention's; nothing is imported."""
-    _check("retention", name, RETENTIONS)
+    _check("replay retention", name, RETENTIONS)
 
 
 def check_sampling(text: str) -> None:
     """UserError for a text that is not made of samplers' names; nothing is imported."""
     for name in parse_sampling(text):
-        _check("sampler", name, SAMPLERS)
+        _check("replay sampler", name, SAMPLERS)
+
+
+def check_values(name: str) -> None:
+    """UserError for a name that is no value learner's; nothing is imported."""
+    _check("value learner", name, VALUES)
 
 
 def _names(kind: str, built_in: dict[str, str]) -> list[str]:
@@ -81,14 +95,14 @@ def _names(kind: str, built_in: dict[str, str]) -> list[str]:
 
 
 def _group(kind: str) -> str:
-    return f"worldmodels.{kind}s"
+    return f"worldmodels.{kind.removeprefix('replay ').replace(' ', '_')}s"
 
 
 def _check(kind: str, name: str, built_in: dict[str, str]) -> None:
     names = _names(kind, built_in)
     if name not in names and ":" not in name:
         raise UserError(
-            f"no replay {kind} '{name}'{near(name, names)}; there are {', '.join(names)}, or a "
+            f"no {kind} '{name}'{near(name, names)}; there are {', '.join(names)}, or a "
             "path file.py:Class or package.module:Class"
         )
 

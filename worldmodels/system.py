@@ -76,7 +76,7 @@ class System:
         )
         acting = generator(config.seed, "acting", self.device)
         self.collector = Collector(self.envs, self.agent, self.replay, acting)
-        self.step, self.updates = 0, 0
+        self.step = 0
         self.ratio = Ratio(config.updates_per_step)
         self.means = Means()
 
@@ -94,6 +94,11 @@ class System:
             return
         for _ in range(self.ratio.due(self.step)):
             self.update()
+
+    @property
+    def updates(self) -> int:
+        """Updates so far."""
+        return self.learner.updates
 
     def ready(self) -> bool:
         """Whether the replay holds a batch."""
@@ -115,7 +120,6 @@ class System:
         self.replay.update(index[b, t], carry=latents.start)
         self.replay.update(index[:, -1], carry=latents.last)
         self.means.add(update.metrics)
-        self.updates += 1
 
     def describe(self) -> list[str]:
         """What was chosen for this run, and why."""
@@ -153,7 +157,6 @@ class System:
             pickle.dump(self.envs.get_state(), file)
         return {
             "step": self.step,
-            "updates": self.updates,
             "learner": self.learner.state_dict(),
             "collector": self.collector.state_dict(),
             "ratio": vars(self.ratio),
@@ -177,7 +180,7 @@ class System:
             self.envs.envs[lane] = make(self.config.env, seed)
         if lost:
             notes.append(f"environments {lost} cannot be saved: they start new episodes")
-        self.step, self.updates = state["step"], state["updates"]
+        self.step = state["step"]
         self.agent.step = self.step
         self.ratio.last, self.ratio.credit = state["ratio"]["last"], state["ratio"]["credit"]
         self.means.load_state_dict(state["means"])

@@ -3,6 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _pool_backward = torch.ops.aten.max_pool2d_with_indices_backward
 
@@ -17,6 +18,7 @@ class _MaxPool(torch.autograd.Function):
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *grads: Tensor):
         places = ctx.saved_tensors[0].long()
         # The operator reads no value of its input, only its shape and layout.

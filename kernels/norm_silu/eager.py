@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class _NormSiLU(torch.autograd.Function):
@@ -14,11 +15,12 @@ class _NormSiLU(torch.autograd.Function):
         return torch.nn.functional.silu((wide * scale).mul_(weight), inplace=True).to(x.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *grads: Tensor):
         x, weight, scale = ctx.saved_tensors
         normed = x.to(scale.dtype) * scale
         inner = torch.ops.aten.silu_backward(grads[0].to(scale.dtype), normed * weight)
-        grad_weight = (inner * normed).reshape(-1, x.shape[-1]).sum(0)
+        grad_weight = (inner * normed).reshape(*weight.shape[:-1], -1, x.shape[-1]).sum(-2)
         inner = inner.mul_(weight)
         along = (inner * normed).mean(-1, keepdim=True)
         return inner.sub_(normed.mul_(along)).mul_(scale).to(x.dtype), grad_weight, None

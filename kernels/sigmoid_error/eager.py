@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 _ROWS = 64
 """Rows at a time on a CPU: small enough for its cache, large enough to hide the calls."""
@@ -24,6 +25,7 @@ class _SigmoidError(torch.autograd.Function):
         return total
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, *grads: Tensor):
         (grad,) = ctx.saved_tensors
         outer = grads[0].to(grad.dtype).view(-1, *[1] * (grad.ndim - 1))

@@ -91,26 +91,26 @@ class Means:
 
     def __init__(self):
         self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self._counts: dict[str, int] = {}
 
     def add(self, values: dict[str, Tensor]) -> None:
-        """Add one update's values; every update has the same names."""
+        """Add one update's values; not every update need have the same names."""
         for name, value in values.items():
             total = self._sums.get(name)
             self._sums[name] = value.float() if total is None else total + value
-        self._count += 1
+            self._counts[name] = self._counts.get(name, 0) + 1
 
     def pop(self) -> dict[str, float]:
         """The means since the last call."""
         names = list(self._sums)
         sums = torch.stack([self._sums[name] for name in names]).tolist() if names else []
-        count, self._sums, self._count = self._count, {}, 0
-        return {name: total / count for name, total in zip(names, sums, strict=True)}
+        counts, self._sums, self._counts = self._counts, {}, {}
+        return {name: total / counts[name] for name, total in zip(names, sums, strict=True)}
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"sums": self._sums, "count": self._count}
+        return {"sums": self._sums, "counts": self._counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self._sums, self._count = dict(state["sums"]), state["count"]
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])

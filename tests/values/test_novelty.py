@@ -1,0 +1,95 @@
+"""Novelty is 0 where the critic has learned and 1 far from it, and survives a checkpoint."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from worldmodels.values.configs import ValuesConfig
+from worldmodels.values.novelty import Exact, NearestNeighbour, make_novelty
+
+F = 5
+
+
+def novelty_of(name: Any, **options) -> Any:
+    return make_novelty(ValuesConfig(kind="ravl", novelty=name, **options), F, units=16)
+
+
+def test_exact_knows_every_input_and_nothing_else():
+    """Against a Python set, over lattice points; 2^22 cells make a mistake here unlikely."""
+    exact = Exact(F)
+    points = torch.randint(-20, 21, (400, F)) / 10.0
+    exact.observe(points[:200].view(20, 10, F))
+    known = {tuple(p) for p in points[:200].tolist()}
+    expected = [float(tuple(p) not in known) for p in points.tolist()]
+    assert exact(points).tolist() == expected
+    assert set(expected) == {0.0, 1.0}
+    assert exact(points[:200] + 1e-4).sum() == 0  # the same cell of the grid
+
+
+def test_nearest_neighbour_by_brute_force():
+    knn = NearestNeighbour(F, 32)
+    for _ in range(40):
+        knn.observe(torch.randn(6, 4, F))
+    asked = torch.randn(50, F) * 2
+    distance = torch.stack([(knn.memory - a).norm(dim=1).min() for a in asked])
+    torch.testing.assert_close(knn.raw(asked), distance, rtol=1e-4, atol=1e-4)
+    expected = (distance / knn.level - 1).clamp(0, 1)
+    torch.testing.assert_close(knn(asked), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_nearest_neighbour_asks_only_what_was_written():
+    knn = NearestNeighbour(F, 64)
+    inputs = torch.full((3, 2, F), 7.0)
+    knn.observe(inputs)
+    assert int(knn.filled.sum()) == 4
+    assert float(knn.raw(torch.zeros(1, F))) == pytest.approx(7.0 * F**0.5)  # not the zeros
+    for _ in range(17):
+        knn.observe(inputs)
+    assert bool(knn.filled.all())
+    assert int(knn.place) == 18 * 4 % 64
+
+
+def test_level_is_the_running_percentile_of_last_inputs():
+    class Norm(NearestNeighbour):
+        def raw(self, feature):
+            return feature[:, 0]
+
+    knn = Norm(F, 16)
+    inputs = torch.zeros(101, 3, F)
+    inputs[:, -1, 0] = torch.arange(101.0)
+    knn.observe(inputs)
+    assert float(knn.level) == 95.0
+    inputs[:, -1, 0] *= 2
+    knn.observe(inputs)
+    assert float(knn.level) == pytest.approx(0.99 * 95 + 0.01 * 190)
+    level = float(knn.level)
+    asked = torch.zeros(4, F)
+    asked[:, 0] = torch.tensor([0.5, 1.0, 1.25, 5.0]) * level
+    torch.testing.assert_close(knn(asked), torch.tensor([0.0, 0.0, 0.25, 1.0]))
+
+
+def test_distillation_learns_its_inputs_only():
+    rnd = novelty_of("rnd")
+    optimizer = torch.optim.Adam([p for p in rnd.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(300):
+        inputs = torch.rand(16, 4, F)
+        optimizer.zero_grad()
+        rnd.loss(inputs).mean().backward()
+        optimizer.step()
+        rnd.observe(inputs)
+    assert float(rnd(torch.rand(200, F)).mean()) < 0.05
+    assert float(rnd(torch.rand(200, F) - 3).mean()) > 0.95
+    assert all(p.grad is None for p in rnd.target.parameters())
+
+
+@pytest.mark.parametrize("name", ["exact", "rnd", "knn"])
+def test_survives_a_checkpoint(name):
+    one, two = novelty_of(name, memory=32), novelty_of(name, memory=32)
+    for _ in range(3):
+        one.observe(torch.randn(8, 4, F))
+    two.load_state_dict(one.state_dict())
+    asked = torch.randn(50, F) * 3
+    assert torch.equal(one(asked), two(asked))
+    assert 0 <= float(one(asked).min()) <= float(one(asked).max()) <= 1
+    assert one(asked).any()

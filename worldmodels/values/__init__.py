@@ -1,0 +1,1 @@
+"""Value learners: the critic, its ensembles, and what keeps it within reach of its inputs."""

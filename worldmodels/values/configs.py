@@ -1,0 +1,67 @@
+"""Options of the value learner; imports no torch."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from worldmodels.errors import UserError
+from worldmodels.parts import check_values
+
+_AT_LEAST = {
+    "critics": 1,
+    "lcb": 0,
+    "subset": 1,
+    "prior_scale": 0,
+    "diversity_weight": 0,
+    "reach_penalty": 0,
+    "memory": 1,
+}
+
+
+@dataclass(frozen=True)
+class ValuesConfig:
+    """The critic, or an ensemble of them. All options but `kind` are those of `ravl`."""
+
+    kind: str = "plain"
+    """`plain` is one critic (DreamerV3), `ravl` an ensemble with pessimism where no critic has
+    learned (reach-aware value learning), or file.py:Class or package.module:Class."""
+    critics: int = 5
+    """Critics, each with weights of its own."""
+    reducer: Literal["mean", "min", "lcb", "subset_min"] = "min"
+    """How their values become one: the mean, the least, mean - lcb x deviation, or the least of a
+    random few."""
+    lcb: float = 1.0
+    """Deviations below the mean, for the reducer lcb."""
+    subset: int = 2
+    """Critics drawn for each minimum, for the reducer subset_min."""
+    prior_scale: float = 0.2
+    """Size of the frozen random function in every critic, in running ranges of returns; 0: none."""
+    diversity: Literal["none", "gradient", "spread"] = "none"
+    """What keeps critics apart at the last imagined state: a loss on the cosine between their
+    gradients, or a bonus for their deviation."""
+    diversity_weight: float = 0.01
+    """Weight of that loss."""
+    reach_penalty: float = 0.3
+    """Taken off a bootstrap at a state that is far from all that critics learned at, in running
+    ranges of returns; 0: nothing."""
+    novelty: Literal["exact", "rnd", "knn"] = "rnd"
+    """How far a state is judged to be: a table of all states (small tasks), random network
+    distillation, or the distance to the nearest of a memory."""
+    memory: int = 4096
+    """States in the memory of knn."""
+
+    def __post_init__(self):
+        check_values(self.kind)
+        for name, least in _AT_LEAST.items():
+            if not getattr(self, name) >= least:  # so written that NaN fails too
+                raise UserError(f"values.{name} is at least {least}, not {getattr(self, name)}")
+        if self.reducer == "subset_min" and self.subset > self.critics:
+            raise UserError(f"values.subset is at most values.critics, {self.critics}")
+        if self.diversity != "none" and self.critics < 2:
+            raise UserError("values.diversity needs values.critics of at least 2")
+        if self.kind == "plain":
+            for field_ in fields(self):
+                if field_.name != "kind" and getattr(self, field_.name) != field_.default:
+                    raise UserError(
+                        f"values.{field_.name} is an option of --values.kind ravl, not of plain; "
+                        "give both, or leave it out"
+                    )

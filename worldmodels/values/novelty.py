@@ -1,0 +1,159 @@
+"""How far a state is from everything that the critic has learned at: 0 (known) to 1 (novel).
+
+Ours, for the reach penalty. `exact` remembers every input (small tasks with few states), `rnd`
+learns to foretell a random network at the inputs (Burda et al. 2018, arXiv 1810.12894), `knn` keeps
+a memory of inputs. Letters: M starts, L imagined steps, N states, F feature width, K memories.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from worldmodels.heads import Head
+from worldmodels.values.configs import ValuesConfig
+
+DECAY = 0.99
+"""Memory of the level from which on a state counts as novel."""
+LAYERS, OUTPUTS = 2, 32
+"""Of the two networks of `rnd`."""
+TABLE, GRID = 2**22, 64.0
+"""Cells of the table of `exact`; how many of its steps one unit of a feature has."""
+
+
+class Novelty(nn.Module, ABC):
+    """`observe` the critic's inputs of an update, then ask about the state after the last."""
+
+    learns = False
+    """Whether `loss` must be minimised."""
+
+    @abstractmethod
+    def observe(self, inputs: Tensor) -> None:
+        """inputs [M, L, F], detached: the states that the critic learns at."""
+
+    @abstractmethod
+    def forward(self, feature: Tensor) -> Tensor:
+        """feature [N, F] -> [N] float32 in [0, 1]."""
+
+    def loss(self, inputs: Tensor) -> Tensor:
+        """inputs [M, L, F] -> [M, L]."""
+        raise NotImplementedError
+
+
+class Exact(Novelty):
+    """1 for a state that was never an input, 0 otherwise, by a table of hashes.
+
+    Features are rounded to 1/64. With n different inputs, a novel state is mistaken for a known one
+    with probability n / 2^22; none is forgotten.
+    """
+
+    def __init__(self, feature_size: int):
+        super().__init__()
+        self.seen: Tensor
+        self.factors: Tensor
+        self.register_buffer("seen", torch.zeros(TABLE, dtype=torch.bool))
+        odd = torch.randint(2**61, (feature_size,)) * 2 + 1
+        self.register_buffer("factors", odd)
+
+    @torch.no_grad()
+    def observe(self, inputs: Tensor) -> None:
+        """inputs [M, L, F]: known from now on."""
+        self.seen[self._cell(inputs.flatten(0, 1))] = True
+
+    @torch.no_grad()
+    def forward(self, feature: Tensor) -> Tensor:
+        """feature [N, F] -> [N]."""
+        return (~self.seen[self._cell(feature)]).float()
+
+    def _cell(self, feature: Tensor) -> Tensor:
+        """A multilinear hash of the rounded feature, int64 arithmetic modulo 2^64."""
+        mixed = ((feature.float() * GRID).round().long() * self.factors).sum(-1)
+        mixed = (mixed ^ (mixed >> 31)) * 0x2545F4914F6CDD1D
+        return (mixed >> 40) & (TABLE - 1)
+
+
+class _Levelled(Novelty):
+    """clamp(raw / level - 1, 0, 1): the level is the 95th percentile at the last inputs.
+
+    The last input of a rollout lies one step before the state that is asked about.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.level: Tensor
+        self.register_buffer("level", torch.zeros(()))
+
+    @abstractmethod
+    def raw(self, feature: Tensor) -> Tensor:
+        """feature [N, F] -> [N], at least 0."""
+
+    @torch.no_grad()
+    def observe(self, inputs: Tensor) -> None:
+        """The level follows the inputs [M, L, F]."""
+        raw = self.raw(inputs[:, -1]).sort().values
+        high = raw[int(0.95 * (len(raw) - 1))]
+        self.level.copy_(torch.where(self.level > 0, torch.lerp(high, self.level, DECAY), high))
+
+    @torch.no_grad()
+    def forward(self, feature: Tensor) -> Tensor:
+        """feature [N, F] -> [N]."""
+        return (self.raw(feature) / self.level.clamp(min=1e-12) - 1).clamp(0, 1)
+
+
+class RandomDistillation(_Levelled):
+    """The squared error of a network that learns, at inputs only, what a random network says."""
+
+    learns = True
+
+    def __init__(self, feature_size: int, units: int):
+        super().__init__()
+        sizes = (feature_size, units, LAYERS, OUTPUTS)
+        self.target = Head(*sizes, scale=1.0).requires_grad_(False)
+        self.predictor = Head(*sizes, scale=1.0)
+
+    def raw(self, feature: Tensor) -> Tensor:
+        """feature [..., F] -> mean squared error [...] float32."""
+        error = self.predictor(feature).float() - self.target(feature).float()
+        return error.square().mean(-1)
+
+    def loss(self, inputs: Tensor) -> Tensor:
+        """inputs [M, L, F] -> [M, L]."""
+        return self.raw(inputs)
+
+
+class NearestNeighbour(_Levelled):
+    """Euclidean distance to the nearest of the newest K inputs, a random choice of each update."""
+
+    def __init__(self, feature_size: int, size: int):
+        super().__init__()
+        self.memory: Tensor
+        self.filled: Tensor
+        self.place: Tensor
+        self.register_buffer("memory", torch.zeros(size, feature_size))
+        self.register_buffer("filled", torch.zeros(size, dtype=torch.bool))
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def observe(self, inputs: Tensor) -> None:
+        """inputs [M, L, F]: a sixteenth of the memory is written anew."""
+        flat, size = inputs.flatten(0, 1), len(self.memory)
+        chosen = flat[torch.randint(len(flat), (max(size // 16, 1),), device=flat.device)]
+        where = (self.place + torch.arange(len(chosen), device=flat.device)) % size
+        self.memory[where] = chosen.float()
+        self.filled[where] = True
+        self.place.add_(len(chosen)).remainder_(size)
+        super().observe(inputs)
+
+    def raw(self, feature: Tensor) -> Tensor:
+        """feature [N, F] -> distance [N]."""
+        distance = torch.cdist(feature.float(), self.memory)
+        return distance.masked_fill(~self.filled, torch.inf).amin(1)
+
+
+def make_novelty(values: ValuesConfig, feature_size: int, units: int) -> Novelty:
+    """The novelty that `values.novelty` names."""
+    if values.novelty == "exact":
+        return Exact(feature_size)
+    if values.novelty == "knn":
+        return NearestNeighbour(feature_size, values.memory)
+    return RandomDistillation(feature_size, units)
