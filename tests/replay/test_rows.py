@@ -63,7 +63,7 @@ def test_a_row_that_breaks_the_spec_is_refused(toys):
     with pytest.raises(ValueError, match="prev_action has shape"):
         replay.add(step, action[:1])
     step, action = toys.Stream(3).step()
-    with pytest.raises(ValueError, match="3 environments was added to a replay of 2"):
+    with pytest.raises(ValueError, match="a step of 3 was added to a replay of 2 lanes"):
         replay.add(step, action)
     assert replay.rows == 0
 

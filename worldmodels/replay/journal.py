@@ -148,10 +148,10 @@ class Journal:
         self._close_tails()
         self._arrived = None
 
-    def arriving(self, ids: np.ndarray) -> None:
-        """Rows ids [E] are about to be written."""
+    def arriving(self, ids: np.ndarray, lanes: Sequence[int]) -> None:
+        """Rows ids are about to be written, one in each of `lanes`."""
         assert self._arrived is not None
-        self._arrived[0] = ids
+        self._arrived[0, lanes] = ids
 
     def append(self, segment: Segment, arrays: Arrays) -> None:
         """Write the newest rows of an open segment: `arrays` holds all those not written yet."""

@@ -65,15 +65,15 @@ class Keeper:
         """The folder of segments, if there is one."""
         return self._archive
 
-    def append(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
-        """One row [E, ...] per column, in memory -> row ids int64 [E]."""
+    def append(self, values: Mapping[str, np.ndarray], lanes: Sequence[int]) -> np.ndarray:
+        """One row per column [len(lanes), ...], in memory -> row ids int64 [len(lanes)]."""
         store = self.store
         self._begin_journal()
-        self._drop(self.retention.make_room(store.num_lanes, store.opening))
-        ids = store.next_id.copy()
+        self._drop(self.retention.make_room(len(lanes), store.opening(lanes)))
+        ids = store.next_id[lanes]
         if self._journal:
-            self._journal.arriving(ids)
-        segments = store.append(values)
+            self._journal.arriving(ids, lanes)
+        segments = store.append(values, lanes)
         for segment in segments:
             self.retention.arrived(segment, 1)
         for segment in segments:

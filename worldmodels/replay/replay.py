@@ -138,21 +138,23 @@ class Replay:
         """Whether `sample(..., length)` finds a window."""
         return self.eligible(length) > 0
 
-    def add(self, step: Step, prev_action: np.ndarray) -> np.ndarray:
+    def add(
+        self, step: Step, prev_action: np.ndarray, lanes: Sequence[int] | None = None
+    ) -> np.ndarray:
         """One row per lane -> row ids int64 [E].
 
         prev_action: the actions that led here, int64 [E] (-1: none) or float32 [E, A] (zeros:
-        none). If a file cannot be written, the rows are kept (but for the first of all, before
-        which nothing is begun) and a UserError is raised; the next row tries again.
+        none). `lanes`: those that get a row, where not all do; it is a recorded past, not fresh to
+        the online queue. If a file cannot be written, the rows are kept (but for the first of all,
+        before which nothing is begun) and a UserError is raised; the next row tries again.
         """
         values = self._layout.pack(step, prev_action)
-        if len(values["record"]) != self._store.num_lanes:
-            raise ValueError(
-                f"a step of {len(values['record'])} environments was added to a replay of "
-                f"{self._store.num_lanes} lanes"
-            )
-        ids = self._keeper.append(values)
-        self._online.added(ids)
+        into = range(self._store.num_lanes) if lanes is None else lanes
+        if (count := len(values["record"])) != len(into):
+            raise ValueError(f"a step of {count} was added to a replay of {len(into)} lanes")
+        ids = self._keeper.append(values, into)
+        if lanes is None:
+            self._online.added(ids)
         self._keeper.write(values)
         return ids
 

@@ -36,25 +36,23 @@ class Store:
         """[E]: the id that each lane's next row gets."""
         self._open: list[Segment | None] = [None] * self.num_lanes
 
-    @property
-    def opening(self) -> int:
-        """Number of lanes whose next row starts a segment."""
-        return self._open.count(None)
+    def opening(self, lanes: Sequence[int]) -> int:
+        """Number of those lanes whose next row starts a segment."""
+        return [self._open[lane] for lane in lanes].count(None)
 
-    def append(self, values: Mapping[str, np.ndarray]) -> list[Segment]:
-        """One row [E, ...] per column -> the segment of each lane that got it, as its last row.
-
-        Those that are full are closed now.
+    def append(self, values: Mapping[str, np.ndarray], lanes: Sequence[int]) -> list[Segment]:
+        """One row per column [len(lanes), ...] -> the segment of each lane that got it, as its
+        last row. Those that are full are closed now.
         """
         # All memory is taken before any row is written: a lane must never be a row ahead.
-        segments = [self._open[lane] or self._start(lane) for lane in range(self.num_lanes)]
+        segments = [self._open[lane] or self._start(lane) for lane in lanes]
         self.storage.write(segments, values)
-        for lane, segment in enumerate(segments):
+        for lane, segment in zip(lanes, segments, strict=True):
             segment.rows += 1
             if segment.rows == self.segment_rows:
                 self._close(lane)
-        self.rows += self.num_lanes
-        self.next_id += 1
+        self.rows += len(lanes)
+        self.next_id[lanes] += 1
         self.clock += 1
         return segments
 
