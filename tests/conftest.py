@@ -74,7 +74,7 @@ def make_config():
     """`make_config("gru", "x")`, small; further fields of `ActorCriticConfig` by name."""
 
     def make(backbone="rssm", posterior: Any = "hx", **behaviour) -> Config:
-        behaviour = {"layers": 1, "units": 8, "imagination_length": 3} | behaviour
+        small: dict[str, Any] = {"layers": 1, "units": 8, "imagination_length": 3}
         return Config(
             backbone=BACKBONES[backbone],
             world_model=WorldModelConfig(
@@ -87,7 +87,7 @@ def make_config():
                 vector_layers=1,
                 free_nats=0.0,  # three groups of four classes would all be free
             ),
-            actor_critic=ActorCriticConfig(**behaviour),
+            actor_critic=ActorCriticConfig(**small | behaviour),
             replay=ReplayConfig(batch_size=4, batch_length=6),
             horizon=10,
         )

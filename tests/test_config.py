@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldmodels.backbones.configs import GRUConfig, RSSMConfig
-from worldmodels.config import Config
+from worldmodels.config import Config, WorldModelConfig
 from worldmodels.config_file import (
+    check_resumable,
     differences,
     dump_config,
     from_dict,
@@ -124,11 +125,15 @@ def test_another_name_resets_its_block():
         ({"deterministic": "yes"}, "deterministic is true or false, not 'yes'"),
         ({"device": 0}, "device is text, not 0"),
         ({"world_model": {"posterior": "h"}}, "world_model.posterior is one of hx, x, not 'h'"),
-        ({"world_model": 3}, "world_model has options of its own, such as world_model.posterior"),
+        ({"world_model": 3}, "world_model has options of its own, such as world_model.name"),
         ({"env": "catch"}, "env has options of its own, such as env.name"),
         ({"env": {"name": 3}}, "env.name is text, not 3"),
         ({"env": {"name": "ctch"}}, "did you mean 'catch'?"),
         ({"backbone": {"name": "grru"}}, "did you mean 'gru'"),
+        ({"world_model": {"name": "latnt"}}, "no world model 'latnt'; did you mean 'latent'"),
+        ({"actor_critic": {"name": "x"}}, "no actor-critic 'x'; there are dreamer"),
+        ({"world_model": {"stoch": 0}}, "world_model.stoch is at least 1, not 0"),
+        ({"actor_critic": {"slow_rate": 2}}, "actor_critic.slow_rate lies between 0 and 1"),
         ({"steps": 0}, "steps is at least 1, not 0"),
         ({"num_envs": -1}, "num_envs is at least 1, not -1"),
         ({"replay": {"batch_size": 0}}, "replay.batch_size is at least 1, not 0"),
@@ -170,6 +175,31 @@ def test_a_missing_file_is_named(tmp_path):
         load_config_file(tmp_path / "no.yaml")
     with pytest.raises(UserError, match="Is a directory"):
         load_config_file(tmp_path)
+
+
+def test_blocks_without_a_name_are_of_the_kinds_that_were_there_first():
+    """Config files and run folders from before world models and actor-critics had names."""
+    data = to_dict(Config(world_model=WorldModelConfig(units=8)))
+    assert (data["world_model"].pop("name"), data["actor_critic"].pop("name")) == (
+        "latent",
+        "dreamer",
+    )
+    assert from_dict(data, Config()) == Config(world_model=WorldModelConfig(units=8))
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"world_model": {"stoch": 3}}, "--world-model.stoch"),
+        ({"actor_critic": {"layers": 1}}, "--actor-critic.layers"),
+        ({"replay": {"capacity": 10**5}}, "--replay.capacity"),
+        ({"seed": 1}, "--seed"),
+    ],
+)
+def test_a_resumed_run_keeps_what_shapes_its_checkpoints(options, flag):
+    with pytest.raises(UserError, match=f"so {flag} stays"):
+        check_resumable(Config(), from_dict(options, Config()))
+    check_resumable(Config(), from_dict({"world_model": {"free_nats": 2}}, Config()))
 
 
 def test_differences():

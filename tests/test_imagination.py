@@ -7,11 +7,16 @@ from worldmodels.backbones.base import State
 from worldmodels.imagination import imagine
 from worldmodels.learner import build_models
 from worldmodels.objects import Latents
-from worldmodels.world_model import Prediction
+from worldmodels.sockets import Prediction
 
 
 class Counter:
-    """Known dynamics: h is (steps taken, sum of actions); the reward is 10 x the last action."""
+    """Known dynamics: h is (steps taken, sum of actions); the reward is 10 x the last action.
+
+    The policy reads h alone.
+    """
+
+    feature_size = 2
 
     def imagine_step(self, carry, action):
         h, z = carry["h"], carry["z"]
@@ -19,15 +24,17 @@ class Counter:
         h = torch.stack([h[:, 0] + 1, h[:, 1] + chosen], 1)
         return State({"h": h, "z": chosen.view_as(z)})
 
-    def feature(self, carry):
+    def reading(self, carry):
         return torch.cat([carry["h"], carry["z"].flatten(1)], -1)
 
-    def predict(self, feature):
-        return Prediction(reward=10 * feature[..., 2], cont=1 / (1 + feature[..., 0]))
+    def predict(self, reading):
+        return Prediction(reward=10 * reading[..., 2], cont=1 / (1 + reading[..., 0]))
 
 
 class Script:
     """The action at a state is its number of steps, modulo 4, plus the row."""
+
+    action_size = 4
 
     def act(self, feature):
         row = torch.arange(feature.shape[0])
@@ -44,7 +51,7 @@ def test_action_i_leads_to_state_i_plus_1():
     """Reward i + 1 is that of action i: an agent is paid on arriving, never one step late."""
     weight = torch.tensor([1.0, 0.0, 1.0])
     rollout = imagine(Counter(), Script(), starting_at(torch.zeros(3, 2), weight), 5)
-    assert rollout.feature.shape == (3, 6, 3)
+    assert rollout.feature.shape == (3, 6, 2)
     assert rollout.action.shape == (3, 5, 4)
     assert rollout.feature[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5]
     for row in range(3):

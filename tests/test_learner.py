@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
+from worldmodels.actor_critic import ActorCritic
 from worldmodels.backbones.base import Stratified
 from worldmodels.config import OptimizerConfig
 from worldmodels.learner import Learner
 from worldmodels.runtime.fabric import build_fabric
+from worldmodels.world_model import WorldModel
 
 PRECISIONS = ("32", "bf16")
 
@@ -79,11 +81,14 @@ def test_imagined_losses_stop_at_the_features(make_config, make_spec, make_batch
     """Imagination teaches policy and critic; the replay value loss teaches the encoder too."""
     spec = make_spec("vector")
     learner = learner_of(make_config(), spec)
-    torch.nn.init.normal_(learner.actor_critic.values.critics.members[0].output.weight)
+    actor_critic, world_model = learner.actor_critic, learner.world_model
+    assert isinstance(actor_critic, ActorCritic)
+    assert isinstance(world_model, WorldModel)
+    torch.nn.init.normal_(actor_critic.values.critics.members[0].output.weight)
     batch = make_batch(spec)
     _, latents = learner.model_losses(batch)
     losses, _ = learner.learn_behaviour(learner.imagine(latents), latents, batch)
-    encoder = list(learner.world_model.encoder.parameters())
+    encoder = list(world_model.encoder.parameters())
     for name, reaches in {"policy": False, "value": False, "replay_value": True}.items():
         grads = torch.autograd.grad(
             losses[name].mean(), encoder, retain_graph=True, allow_unused=True
@@ -153,6 +158,7 @@ def test_burnin_computes_in_the_runs_precision(make_config, make_spec, make_batc
     spec = make_spec("vector")
     learner = learner_of(make_config(), spec, "bf16")
     found = []
+    assert isinstance(learner.world_model, WorldModel)
     learner.world_model.dynamics.from_action.register_forward_hook(
         lambda module, args, output: found.append(output.dtype)
     )

@@ -3,6 +3,7 @@
 import inspect
 import math
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from worldmodels.world_model import WorldModel, all_rows
 @pytest.fixture
 def build(make_config, make_spec):
     def make(*keys, backbone="rssm", posterior="hx", action="discrete") -> WorldModel:
-        return build_models(make_config(backbone, posterior), make_spec(*keys, action=action))[0]
+        config, spec = make_config(backbone, posterior), make_spec(*keys, action=action)
+        return cast(WorldModel, build_models(config, spec)[0])
 
     return make
 

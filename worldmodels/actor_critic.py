@@ -3,21 +3,24 @@
 Letters: B sequences, T rows, M starts, L imagined steps, A action size, F feature width.
 """
 
-import torch
-from torch import Tensor, nn
+from typing import Self
 
-from worldmodels.config import ActorCriticConfig
+import torch
+from torch import Tensor
+
+from worldmodels.config import ActorCriticConfig, Config
 from worldmodels.distributions import BoundedNormal, OneHot
-from worldmodels.envs.spec import ActionSpec
+from worldmodels.envs.spec import ActionSpec, EnvSpec
 from worldmodels.heads import Head
 from worldmodels.objects import Batch, Latents, Rollout
 from worldmodels.parts import values_class
 from worldmodels.returns import ReturnNormalizer, lambda_returns
+from worldmodels.sockets import ActorCriticBase
 from worldmodels.values.configs import ValuesConfig
 
 
-class ActorCritic(nn.Module):
-    """`forward` learns from a detached rollout and the attached replay features; `act` acts."""
+class ActorCritic(ActorCriticBase):
+    """`actor_critic.name: dreamer`."""
 
     def __init__(
         self,
@@ -29,11 +32,17 @@ class ActorCritic(nn.Module):
     ):
         super().__init__()
         self.config, self.discount = config, discount
-        self.discrete = action.kind == "discrete"
+        self.discrete, self.action_size = action.kind == "discrete", action.size
         outputs = action.size if self.discrete else 2 * action.size
         self.policy = Head(feature_size, config.units, config.layers, outputs, scale=0.01)
         self.values = values_class(values.kind)(values, config, feature_size, discount)
         self.normalizer = ReturnNormalizer(config.normalizer_decay)
+
+    @classmethod
+    def build(cls, config: Config, spec: EnvSpec, feature_size: int) -> Self:
+        """For any action space."""
+        values = config.values
+        return cls(config.actor_critic, values, feature_size, spec.action, config.discount)
 
     def distribution(self, feature: Tensor) -> OneHot | BoundedNormal:
         """The policy at feature [..., F]."""

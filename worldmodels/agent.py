@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldmodels.actor_critic import ActorCritic
 from worldmodels.config import Config
 from worldmodels.config_file import load_config_file
 from worldmodels.envs.registry import make
@@ -21,7 +20,7 @@ from worldmodels.learner import build_models
 from worldmodels.objects import Carry
 from worldmodels.runtime.checkpoint import Checkpoints, step_of, verify
 from worldmodels.runtime.fabric import choose_device
-from worldmodels.world_model import WorldModel
+from worldmodels.sockets import ActorCriticBase, WorldModelBase
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Agent:
 
     def __init__(
         self,
-        world_model: WorldModel,
-        actor_critic: ActorCritic,
+        world_model: WorldModelBase,
+        actor_critic: ActorCriticBase,
         config: Config,
         spec: EnvSpec,
         step: int = 0,

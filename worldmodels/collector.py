@@ -62,7 +62,7 @@ class Collector:
     def load_state_dict(self, state: dict[str, Any]) -> list[str]:
         """Inverse of `state_dict`; returns what could not be continued exactly."""
         device = self.agent.device
-        spec = self.agent.world_model.dynamics.carry_spec()
+        spec = self.agent.world_model.carry_spec()
         self._action = state["action"].numpy()
         carry = State.load(state["carry"], spec).to(device)
         self._memory = Memory(carry, state["prev_action"].to(device))

@@ -4,10 +4,11 @@ Imports neither torch nor numpy, so that `--help` is quick. Derived numbers are 
 """
 
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, Literal
 
 from worldmodels.backbones.configs import RSSMConfig
+from worldmodels.bounds import check_bounds
+from worldmodels.dreamer_options import ActorCriticConfig, WorldModelConfig
 from worldmodels.envs.configs import CatchConfig
 from worldmodels.errors import UserError
 from worldmodels.parts import check_retention, check_sampling, parse_carry
@@ -20,19 +21,6 @@ _AT_LEAST = {
     "train_ratio": 0,
     "model_updates": 0,
     "horizon": 1,
-    "world_model.stoch": 1,
-    "world_model.classes": 2,
-    "world_model.hidden": 1,
-    "world_model.depth": 1,
-    "world_model.units": 1,
-    "world_model.prior_layers": 1,
-    "world_model.posterior_layers": 1,
-    "world_model.vector_layers": 1,
-    "world_model.head_layers": 1,
-    "actor_critic.units": 1,
-    "actor_critic.layers": 1,
-    "actor_critic.imagination_length": 1,
-    "actor_critic.starts": 0,
     "replay.capacity": 1,
     "replay.batch_size": 1,
     "replay.batch_length": 2,
@@ -47,86 +35,8 @@ _AT_LEAST = {
     "checkpoint.keep": 1,
     "log.every": 1,
 }
-_SHARES = (
-    "replay.long_term_share",
-    "world_model.unimix",
-    "actor_critic.return_lambda",
-    "actor_critic.unimix",
-    "actor_critic.slow_rate",
-    "actor_critic.normalizer_decay",
-)
-
-
-@dataclass(frozen=True)
-class WorldModelConfig:
-    """Encoder, dynamics (posterior, backbone, prior), heads and their losses."""
-
-    posterior: Literal["hx", "x"] = "hx"
-    """`hx` reads memory and observation (DreamerV3); `x` the observation alone (parallel)."""
-    stoch: int = 32
-    """Categorical latents per state."""
-    classes: int = 4
-    """Classes of each categorical latent."""
-    hidden: int = 64
-    """Width of the branches that mix latent and action, and of the prior and the posterior."""
-    prior_layers: int = 2
-    """Hidden layers of the prior."""
-    posterior_layers: int = 1
-    """Hidden layers of the posterior."""
-    depth: int = 4
-    """Channel multiplier of the image encoder and decoder (stages use 2, 3, 4, 4 times this)."""
-    units: int = 64
-    """Width of the heads and of the vector encoder and decoder."""
-    vector_layers: int = 3
-    """Hidden layers of the vector encoder and decoder."""
-    head_layers: int = 1
-    """Hidden layers of the reward and continue heads."""
-    free_nats: float = 1.0
-    """KL below this many nats per state is free."""
-    unimix: float = 0.01
-    """Share of the uniform distribution in every categorical latent."""
-    dyn_weight: float = 1.0
-    """Weight of the KL that teaches the prior."""
-    rep_weight: float = 0.1
-    """Weight of the KL that regularises the posterior."""
-    reconstruction_weight: float = 1.0
-    """Weight of every observation key's loss."""
-    reward_weight: float = 1.0
-    """Weight of the reward head's loss."""
-    continue_weight: float = 1.0
-    """Weight of the continue head's loss."""
-
-
-@dataclass(frozen=True)
-class ActorCriticConfig:
-    """Policy and critic, trained on imagined and replayed states."""
-
-    layers: int = 3
-    """Hidden layers of the policy and of the critic."""
-    units: int = 64
-    """Width of the policy and of the critic."""
-    imagination_length: int = 15
-    """Steps imagined from every start."""
-    starts: int = 0
-    """Imagination starts per update, as many from every row of time; 0 uses every row."""
-    return_lambda: float = 0.95
-    """Mixing of the lambda-returns."""
-    entropy: float = 3e-4
-    """Weight of the policy's entropy bonus."""
-    unimix: float = 0.01
-    """Share of the uniform distribution in a discrete policy."""
-    slow_rate: float = 0.02
-    """How far the slow critic moves towards the critic after every update."""
-    slow_weight: float = 1.0
-    """Weight of the critic's regularisation towards the slow critic."""
-    policy_weight: float = 1.0
-    """Weight of the policy's loss."""
-    value_weight: float = 1.0
-    """Weight of the critic's loss on imagined states."""
-    replay_value_weight: float = 0.3
-    """Weight of the critic's loss on replayed states."""
-    normalizer_decay: float = 0.99
-    """Memory of the running range of returns."""
+_SHARES = ("replay.long_term_share",)
+_BELOW_ONE = ("optimizer.beta1", "optimizer.beta2")
 
 
 @dataclass(frozen=True)
@@ -247,10 +157,10 @@ class Config:
     """Updates of the world model alone, and then of the policy alone; 0: both in every update."""
     horizon: int = 333
     """Discount horizon in agent steps: the discount is 1 - 1 / horizon."""
-    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
-    """World model."""
-    actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
-    """Policy and critic."""
+    world_model: Any = field(default_factory=WorldModelConfig)
+    """World model and its options."""
+    actor_critic: Any = field(default_factory=ActorCriticConfig)
+    """Policy and critic, and their options."""
     values: ValuesConfig = field(default_factory=ValuesConfig)
     """Values."""
     replay: ReplayConfig = field(default_factory=ReplayConfig)
@@ -265,18 +175,7 @@ class Config:
     """Logs."""
 
     def __post_init__(self):
-        for name, least in _AT_LEAST.items():
-            value = attrgetter(name)(self)
-            if not value >= least:  # so written that NaN fails too
-                raise UserError(f"{name} is at least {least}, not {value}")
-        for name in _SHARES:
-            value = attrgetter(name)(self)
-            if not 0 <= value <= 1:
-                raise UserError(f"{name} lies between 0 and 1, not at {value}")
-        for name in ("optimizer.beta1", "optimizer.beta2"):
-            value = attrgetter(name)(self)
-            if not 0 < value < 1:
-                raise UserError(f"{name} lies above 0 and below 1, not at {value}")
+        check_bounds(self, "", _AT_LEAST, _SHARES, _BELOW_ONE)
         batch = self.replay.batch_size * self.replay.batch_length
         if self.replay.capacity < 2 * batch:  # old rows leave by whole segments
             raise UserError(

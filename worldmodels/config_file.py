@@ -17,10 +17,16 @@ from worldmodels.config import Config
 from worldmodels.envs.registry import config_for
 from worldmodels.envs.values import read_value
 from worldmodels.errors import UserError, near
+from worldmodels.kinds import actor_critic_config, world_model_config
 from worldmodels.registry import backbone_config
 
 DEFAULTS_OF: Mapping[str, Callable[[str], Any]] = MappingProxyType(
-    {"env": config_for, "backbone": backbone_config}
+    {
+        "env": config_for,
+        "backbone": backbone_config,
+        "world_model": world_model_config,
+        "actor_critic": actor_critic_config,
+    }
 )
 """The blocks whose `name` picks the dataclass that the other options belong to."""
 
@@ -97,9 +103,10 @@ def option_names(config: Any, prefix: str = "") -> Iterator[str]:
 
 
 def differences(before: Config, after: Config) -> dict[str, tuple[Any, Any]]:
-    """Dotted option -> (old, new) where two configurations of the same environment differ."""
-    pairs = ((name, attrgetter(name)) for name in option_names(after))
-    return {name: (old, new) for name, get in pairs if (old := get(before)) != (new := get(after))}
+    """Dotted option -> (old, new) where they differ; old is None for one that there was not."""
+    old = {name: attrgetter(name)(before) for name in option_names(before)}
+    new = {name: attrgetter(name)(after) for name in option_names(after)}
+    return {name: (old.get(name), new[name]) for name in new if old.get(name) != new[name]}
 
 
 def _apply(
@@ -133,32 +140,17 @@ def unknown_option(path: str, config: Config, spell: Callable[[str], str] = str)
     )
 
 
-_FIXED = (
-    "env.",
-    "backbone.",
-    "seed",
-    "num_envs",
-    "replay.",
-    "world_model.posterior",
-    "world_model.stoch",
-    "world_model.classes",
-    "world_model.hidden",
-    "world_model.prior_layers",
-    "world_model.posterior_layers",
-    "world_model.depth",
-    "world_model.units",
-    "world_model.vector_layers",
-    "world_model.head_layers",
-    "actor_critic.layers",
-    "actor_critic.units",
-)
-"""Options that shape what a checkpoint holds: the models, the replay, the random streams."""
+_FIXED = ("env.", "backbone.", "seed", "num_envs", "replay.")
+"""Options that shape what a checkpoint holds, beside those that the models name themselves."""
 
 
 def check_resumable(saved: Config, config: Config) -> None:
     """Refuse to resume a run of `saved` as `config` where its checkpoints would not fit."""
+    fixed = _FIXED
+    for block in ("world_model", "actor_critic"):
+        fixed += tuple(f"{block}.{name}" for name in ("name", *getattr(saved, block).SHAPES))
     for name, (old, new) in differences(saved, config).items():
-        if name.startswith(_FIXED):
+        if name.startswith(fixed):
             option = "--" + name.replace("_", "-")
             raise UserError(
                 f"a resumed run keeps its environment, models, replay and seed, so {option} "

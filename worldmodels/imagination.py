@@ -1,6 +1,6 @@
 """Roll a policy out in latent space from given starts (DreamerV3, arXiv 2301.04104).
 
-Letters: M starts, L imagined steps, F feature width.
+Letters: M starts, L imagined steps, A action size, F feature width, R width of a reading.
 """
 
 from typing import Protocol
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.objects import Carry, Latents, Rollout
-from worldmodels.world_model import Prediction
+from worldmodels.sockets import Prediction
 
 
 class Imagines(Protocol):
@@ -19,17 +19,21 @@ class Imagines(Protocol):
         """action [M, A] chosen at `carry` -> the state it leads to."""
         ...
 
-    def feature(self, carry: Carry) -> Tensor:
-        """M model states -> what heads and policy read, [M, F]."""
+    feature_size: int
+
+    def reading(self, carry: Carry) -> Tensor:
+        """M model states -> what the policy reads, F wide, and what else `predict` does: [M, R]."""
         ...
 
-    def predict(self, feature: Tensor) -> Prediction:
-        """feature [..., F] -> reward and continuation."""
+    def predict(self, reading: Tensor) -> Prediction:
+        """reading [..., R] -> reward and continuation."""
         ...
 
 
 class Acts(Protocol):
     """The part of an actor-critic that imagination needs."""
+
+    action_size: int
 
     def act(self, feature: Tensor) -> Tensor:
         """feature [M, F] -> sampled action [M, A]."""
@@ -38,14 +42,16 @@ class Acts(Protocol):
 
 @torch.no_grad()
 def imagine(world_model: Imagines, policy: Acts, latents: Latents, length: int) -> Rollout:
-    """Sampled actions, then the prior, `length` times; the heads are read once, over all states."""
-    carry, actions = latents.start, []
-    state = world_model.feature(carry)
-    feature = state.new_empty(state.shape[0], length + 1, state.shape[1])  # [M, L+1, F]
-    feature[:, 0] = state
+    """Sampled actions, then the prior, `length` times; `predict` is asked once, over all states."""
+    carry, size = latents.start, world_model.feature_size
+    state = world_model.reading(carry)
+    starts = state.shape[0]
+    reading = state.new_empty(starts, length + 1, state.shape[1])  # [M, L+1, R]
+    actions = state.new_empty(starts, length, policy.action_size)
+    reading[:, 0] = state
     for i in range(length):
-        actions.append(policy.act(feature[:, i]))
-        carry = world_model.imagine_step(carry, actions[-1])
-        feature[:, i + 1] = world_model.feature(carry)
-    reward, cont = world_model.predict(feature)
-    return Rollout(feature, torch.stack(actions, 1), reward, cont, latents.start_weight)
+        action = policy.act(reading[:, i, :size])
+        carry = world_model.imagine_step(carry, action)
+        actions[:, i], reading[:, i + 1] = action, world_model.reading(carry)
+    reward, cont = world_model.predict(reading)
+    return Rollout(reading[..., :size], actions, reward, cont, latents.start_weight)

@@ -11,16 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldmodels.actor_critic import ActorCritic
 from worldmodels.backbones.base import Emit, Stratified
 from worldmodels.config import Config
 from worldmodels.envs.spec import EnvSpec
-from worldmodels.errors import UserError
 from worldmodels.imagination import imagine
+from worldmodels.kinds import actor_critic_class, world_model_class
 from worldmodels.objects import Batch, Latents, Rollout
 from worldmodels.optim import LaProp
-from worldmodels.registry import backbone_class
-from worldmodels.world_model import WorldModel
+from worldmodels.sockets import ActorCriticBase, WorldModelBase
 
 
 @dataclass(frozen=True)
@@ -32,21 +30,11 @@ class Update:
     latents: Latents
 
 
-def build_models(config: Config, spec: EnvSpec) -> tuple[WorldModel, ActorCritic]:
+def build_models(config: Config, spec: EnvSpec) -> tuple[WorldModelBase, ActorCriticBase]:
     """The two modules of a run, freshly initialised from torch's global generator."""
-    kind, mix = backbone_class(config.backbone.name), 2 * config.world_model.hidden
-    try:
-        backbone = kind(config.backbone, mix)
-        world_model = WorldModel(config.world_model, spec, backbone, config.discount)
-    except ValueError as error:  # sizes that do not fit together
-        raise UserError(
-            f"no world model of these sizes for {spec.name} with backbone {config.backbone.name}: "
-            f"{error}"
-        ) from error
-    actor_critic = ActorCritic(
-        config.actor_critic, config.values, world_model.feature_size, spec.action, config.discount
-    )
-    return world_model, actor_critic
+    world_model = world_model_class(config.world_model.name).build(config, spec)
+    kind = actor_critic_class(config.actor_critic.name)
+    return world_model, kind.build(config, spec, world_model.feature_size)
 
 
 class Learner:

@@ -1,9 +1,10 @@
 """Presets: YAML files of named choices, stacked left to right, and the defaults that stack them.
 
 A preset's options for a backbone stand under `backbones:` by the backbone's name; those of the
-backbone that is chosen hold, the others do not. Likewise a config file's `env:` and `backbone:`
-blocks count only while the environment and the backbone are the ones that they name. Imports
-neither torch nor numpy, unless the default presets depend on whether there is a GPU.
+backbone that is chosen hold, the others do not. Of the blocks that a `name` chooses (environment,
+backbone, world model, actor-critic), the last layer that names one has its way, and a named block
+counts only where its name is the one chosen. Imports neither torch nor numpy, unless the default
+presets depend on whether there is a GPU.
 """
 
 import re
@@ -140,10 +141,7 @@ def choose_config(
     else:
         note = f"presets {' '.join(presets) or 'none'}: as asked"
     notes, layers = [note], [load_preset(name) for name in presets]
-    named = [name for layer in [*layers, from_file] if (name := _named(layer, "backbone"))]
-    config = Config(env=env_config)
-    if backbone or named:
-        config = from_dict({"backbone": {"name": backbone or named[-1]}}, config)
+    config = from_dict(_choices([*layers, from_file], backbone), Config(env=env_config))
     for name, layer in zip(presets, layers, strict=True):
         notes += _unsized(name, layer, config)
         config = apply_file(FOLDER / f"{name}.yaml", _for_choice(layer, config), config)
@@ -166,14 +164,21 @@ def _suitable_presets(env_name: str, device: str, look_for_gpu: bool) -> tuple[l
 
 
 def _named(layer: Mapping[str, Any], block: str) -> str | None:
-    """The environment or backbone that a layer names."""
+    """What a layer names for a block, such as the environment."""
     options = layer.get(block)
     name = options.get("name") if isinstance(options, Mapping) else None
     return name if isinstance(name, str) else None
 
 
+def _choices(layers: Sequence[Mapping[str, Any]], backbone: str | None) -> dict[str, Any]:
+    """The names of the blocks but the environment's: what the last layer says, or `backbone`."""
+    layers = [*layers, {"backbone": {"name": backbone}}]
+    named = {b: n for layer in layers for b in DEFAULTS_OF if (n := _named(layer, b))}
+    return {block: {"name": name} for block, name in named.items() if block != "env"}
+
+
 def _for_choice(layer: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """A layer without what it says about other environments and backbones."""
+    """A layer without what it says about other environments, backbones and models."""
     result = {key: value for key, value in layer.items() if key != "backbones"}
     for block, defaults_of in DEFAULTS_OF.items():
         name = _named(layer, block)

@@ -67,7 +67,7 @@ class System:
         self.replay = Replay(
             config.replay,
             self.envs.spec,
-            self.learner.world_model.dynamics.carry_spec(),
+            self.learner.world_model.carry_spec(),
             config.num_envs,
             replay_folder,
             stream_seed(config.seed, "replay"),
@@ -135,10 +135,10 @@ class System:
             f"environment {spec.name}: {config.num_envs} of them, "
             + ", ".join(f"{key} {o.kind} {o.shape}" for key, o in spec.obs.items())
             + f"; {spec.action.size} {spec.action.kind} actions; frame skip {spec.frame_skip}",
-            f"world model {counts[0]:,} parameters (backbone {config.backbone.name}, posterior "
-            f"{config.world_model.posterior}), actor-critic {counts[1]:,}; model state "
-            f"{state / 1024:.1f} KiB; imagination starts from {starts}, "
-            f"{starts * state / 2**20:.1f} MiB",
+            f"world model {counts[0]:,} parameters ({self.learner.world_model.describe(config)}), "
+            f"actor-critic {counts[1]:,}; model state {state / 1024:.1f} KiB; imagination starts "
+            f"from {starts}, {starts * state / 2**20:.1f} MiB",
+            *self.learner.actor_critic.describe(config),
             *describe_schedule(config.env, config.steps),
             self.replay.describe(),
             f"train ratio {config.train_ratio:g} replayed rows per agent step = "

@@ -5,35 +5,29 @@ N rows of a state, M starts, A action size, F feature width.
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from worldmodels.backbones.base import Backbone, Emit, Stratified, gather_rows
-from worldmodels.config import WorldModelConfig
+from worldmodels.backbones.base import Backbone, Emit, LeafSpec, Stratified, gather_rows
+from worldmodels.config import Config, WorldModelConfig
 from worldmodels.decoders import Decoder
 from worldmodels.distributions import TwoHot, default_bins
 from worldmodels.dynamics import Dynamics, Observed
 from worldmodels.encoders import Encoder
 from worldmodels.envs.spec import EnvSpec
+from worldmodels.errors import UserError
 from worldmodels.heads import Head
 from worldmodels.losses import balanced_kl
 from worldmodels.objects import Batch, Carry, Latents
+from worldmodels.registry import backbone_class
+from worldmodels.sockets import Prediction, WorldModelBase
 
 
-class Prediction(NamedTuple):
-    """What the heads say of a model state."""
-
-    reward: Tensor
-    """[...], expected reward on arriving here."""
-    cont: Tensor
-    """[...], probability of going on, times the discount."""
-
-
-class WorldModel(nn.Module):
-    """`forward` learns; `observe_step` acts; `imagine_step` and `predict` imagine."""
+class WorldModel(WorldModelBase):
+    """`world_model.name: latent`, on the backbone that the config names."""
 
     def __init__(
         self, config: WorldModelConfig, spec: EnvSpec, backbone: Backbone, discount: float
@@ -49,6 +43,22 @@ class WorldModel(nn.Module):
         )
         self.reward = Head(self.feature_size, config.units, config.head_layers, bins, scale=0.0)
         self.cont = Head(self.feature_size, config.units, config.head_layers, 1, scale=1.0)
+
+    @classmethod
+    def build(cls, config: Config, spec: EnvSpec) -> Self:
+        """With the backbone of the run."""
+        kind, mix = backbone_class(config.backbone.name), 2 * config.world_model.hidden
+        try:
+            return cls(config.world_model, spec, kind(config.backbone, mix), config.discount)
+        except ValueError as error:  # sizes that do not fit together
+            raise UserError(
+                f"no world model of these sizes for {spec.name} with backbone "
+                f"{config.backbone.name}: {error}"
+            ) from error
+
+    def describe(self, config: Config) -> str:
+        """Backbone and posterior."""
+        return f"backbone {config.backbone.name}, posterior {config.world_model.posterior}"
 
     def forward(self, batch: Batch, emit: Emit | Stratified) -> tuple[dict[str, Tensor], Latents]:
         """Losses [B, T] by name, unweighted, and the latents that imagination starts from."""
@@ -109,6 +119,10 @@ class WorldModel(nn.Module):
         seen = self.dynamics.observe(tokens, lead.prev_action, lead.reset, lead.carry, no_starts)
         return replace(rest, carry=seen.last, burnin=0)
 
+    def carry_spec(self) -> dict[str, LeafSpec]:
+        """The leaves `h`, `z` and those of the backbone."""
+        return self.dynamics.carry_spec()
+
     def initial(self, batch_size: int) -> Carry:
         """The model state before the first row, N rows."""
         return self.dynamics.initial(batch_size)
@@ -135,10 +149,10 @@ class WorldModel(nn.Module):
         """What heads and policy read of N model states: concat(h, flat z) [N, F]."""
         return torch.cat([carry["h"], carry["z"].flatten(1)], -1)
 
-    def predict(self, feature: Tensor) -> Prediction:
-        """feature [..., F] -> reward and continuation, read at that state."""
-        reward = TwoHot.from_logits(self.reward(feature)).mean()
-        return Prediction(reward, torch.sigmoid(self.cont(feature).squeeze(-1).float()))
+    def predict(self, reading: Tensor) -> Prediction:
+        """Feature [..., F] -> reward and continuation, read at that state."""
+        reward = TwoHot.from_logits(self.reward(reading)).mean()
+        return Prediction(reward, torch.sigmoid(self.cont(reading).squeeze(-1).float()))
 
     def decode(self, carry: Carry) -> dict[str, Tensor]:
         """The observation that N model states predict: images and planes in [0, 1]."""

@@ -18,6 +18,7 @@ from worldmodels.errors import UserError
 from worldmodels.learner import build_models
 from worldmodels.presets import load_config
 from worldmodels.trainer import train
+from worldmodels.world_model import WorldModel
 
 PAGE = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text()
 EXAMPLE, CHECK = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
@@ -37,6 +38,7 @@ def check_trains(config) -> None:
     assert "backbone.memory" in carry  # h is stored once
     world_model.predict(carry["h"].new_zeros(2, world_model.feature_size))
     carry["h"].sum().backward()
+    assert isinstance(world_model, WorldModel)
     backbone = world_model.dynamics.backbone
     assert all(p.grad is not None for p in backbone.parameters())
 
@@ -58,6 +60,7 @@ def test_by_file_and_again_from_a_checkpoint(tmp_path, monkeypatch):
     config = load_config_file(run / "config.yaml")
     assert config.backbone.forget == 1.0
     agent = Agent.load(run)
+    assert isinstance(agent.world_model, WorldModel)
     trained: Any = agent.world_model.dynamics.backbone
     fresh = type(trained)(config.backbone, trained.input_size)
     assert not torch.equal(trained.from_h.weight, fresh.from_h.weight)

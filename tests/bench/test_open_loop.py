@@ -9,7 +9,7 @@ import torch
 from worldmodels.backbones.base import State
 from worldmodels.bench.open_loop import QUANTITIES, Errors, Truth, constant, copied, imagined
 from worldmodels.objects import Batch, Latents
-from worldmodels.world_model import Prediction
+from worldmodels.sockets import Prediction
 
 CONTEXT, HORIZON, WINDOWS = 3, 4, 6
 

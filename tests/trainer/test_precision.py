@@ -6,6 +6,7 @@ import torch
 
 from worldmodels.config import Config
 from worldmodels.system import System
+from worldmodels.world_model import WorldModel
 
 
 def test_nothing_is_rounded_at_the_door(tiny: Config):
@@ -24,6 +25,7 @@ def test_nothing_is_rounded_at_the_door(tiny: Config):
         computed.add(result.dtype)
 
     computed: set[torch.dtype] = set()
+    assert isinstance(system.learner.world_model, WorldModel)
     system.learner.world_model.register_forward_hook(watch)
     system.learner.actor_critic.register_forward_hook(watch)
     system.learner.world_model.reward.output.register_forward_hook(computes)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -115,7 +115,7 @@ def _one(
     """Learn and test one model of one seed."""
     torch.manual_seed(stream_seed(seed, "torch"))
     config = sized.config
-    model = build_models(config, recording.spec)[0]
+    model = cast(WorldModel, build_models(config, recording.spec)[0])
     model.discount = 1.0  # the continue head is to learn how probable it is to go on
     lanes, options = range(LANES - HELD_OUT), _options(config, recording)
     replay = recording.replay(lanes, options, stream_seed(seed, "batches"))

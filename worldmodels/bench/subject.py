@@ -7,7 +7,7 @@ E token width, A action size.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from worldmodels.bench.sizing import Sized
 from worldmodels.envs.spec import EnvSpec
 from worldmodels.learner import build_models
 from worldmodels.objects import Carry
-from worldmodels.world_model import all_rows
+from worldmodels.world_model import WorldModel, all_rows
 
 ACTING_STEPS = 32
 """Steps of one stream that are timed together."""
@@ -46,7 +46,7 @@ class Subject:
         autocast: Callable[[], AbstractContextManager],
     ):
         torch.manual_seed(0)
-        model = build_models(sized.config, spec)[0].to(device)
+        model = cast(WorldModel, build_models(sized.config, spec)[0]).to(device)
         self.device, self.autocast = device, autocast
         self.dynamics, self.backbone = model.dynamics, model.dynamics.backbone
         self.sizes = model.encoder.output_size, spec.action.size

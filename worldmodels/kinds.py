@@ -1,0 +1,41 @@
+"""World models and actor-critics by name: what `world_model.name` and `actor_critic.name` choose.
+
+Imports no torch: options stand apart from the classes that they are for.
+"""
+
+from typing import Any
+
+from worldmodels.dreamer_options import ActorCriticConfig, WorldModelConfig
+from worldmodels.errors import UserError, near
+from worldmodels.registry import load
+
+Kinds = dict[str, tuple[str, type]]
+"""Name -> where its class is, and its options."""
+WORLD_MODELS: Kinds = {"latent": ("worldmodels.world_model:WorldModel", WorldModelConfig)}
+ACTOR_CRITICS: Kinds = {"dreamer": ("worldmodels.actor_critic:ActorCritic", ActorCriticConfig)}
+
+
+def world_model_config(name: str) -> Any:
+    """The default options of the world model `name`."""
+    return _find("world model", name, WORLD_MODELS)[1]()
+
+
+def actor_critic_config(name: str) -> Any:
+    """The default options of the actor-critic `name`."""
+    return _find("actor-critic", name, ACTOR_CRITICS)[1]()
+
+
+def world_model_class(name: str) -> Any:
+    """The class of the world model `name`; imports torch."""
+    return load(_find("world model", name, WORLD_MODELS)[0])
+
+
+def actor_critic_class(name: str) -> Any:
+    """The class of the actor-critic `name`; imports torch."""
+    return load(_find("actor-critic", name, ACTOR_CRITICS)[0])
+
+
+def _find(what: str, name: str, kinds: Kinds) -> tuple[str, type]:
+    if name not in kinds:
+        raise UserError(f"no {what} '{name}'{near(name, kinds)}; there are {', '.join(kinds)}")
+    return kinds[name]
