@@ -26,13 +26,15 @@ MAY_IMPORT = {
     "errors": {"envs.errors"},
     "bounds": {"errors"},
     "dreamer_options": {"bounds"},
-    "kinds": {"dreamer_options", "errors", "registry"},
+    "optimizer_options": {"bounds"},
+    "kinds": {"dreamer_options", "errors", "optimizer_options", "registry"},
     "config": {
         "backbones.configs",
         "bounds",
         "dreamer_options",
         "envs.configs",
         "errors",
+        "optimizer_options",
         "parts",
         "values.configs",
     },
@@ -54,7 +56,8 @@ MAY_IMPORT = {
     "values": MATHS | {"heads"},
     "values.configs": {"errors", "parts"},
     "actor_critic": MATHS | {"heads", "losses", "parts", "returns", "sockets", "values.configs"},
-    "learner": MATHS | {"imagination", "kinds", "optim", "sockets"},
+    "optimizer": {"errors", "kinds", "sockets"},
+    "learner": MATHS | {"imagination", "kinds", "optimizer", "sockets"},
     "replay": {"backbones.base", "envs.spec", "errors", "files", "objects", "parts"},
 }
 """Longest prefix counts; every part may import itself. What is not listed stands above them all."""

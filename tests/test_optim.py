@@ -7,7 +7,12 @@ import math
 import pytest
 import torch
 
+from worldmodels.config import OptimizerConfig
+from worldmodels.errors import UserError
 from worldmodels.optim import LaProp
+from worldmodels.optimizer import build_optimizer
+from worldmodels.optimizer_options import AdamConfig
+from worldmodels.sockets import Socket
 
 
 def test_signature():
@@ -152,3 +157,51 @@ def test_closure_runs_with_gradients():
     assert loss is not None
     assert loss.item() == 2.0
     assert p.tolist() == pytest.approx([0.9, 0.9])
+
+
+class Two(Socket):
+    """Two weights; `second` is learned in a group of its own."""
+
+    def __init__(self, **second):
+        super().__init__()
+        self.first, self.second = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+        self.frozen = torch.nn.Parameter(torch.ones(3), requires_grad=False)
+        self.own = second
+
+    def weights(self):
+        return {}
+
+    def parameter_groups(self):
+        if not self.own:
+            return super().parameter_groups()
+        return [{"params": [self.first]}, {"params": [self.second], **self.own}]
+
+
+def test_modules_that_ask_for_nothing_share_one_group():
+    """So checkpoints stay those of one optimiser over all parameters in order."""
+    modules = [Two(), Two()]
+    optimizer = build_optimizer(OptimizerConfig(warmup=3), modules)
+    assert isinstance(optimizer, LaProp)
+    (group,) = optimizer.param_groups
+    expected = [p for module in modules for p in (module.first, module.second)]
+    assert all(a is b for a, b in zip(group["params"], expected, strict=True))
+    assert (group["lr"], group["agc"], group["warmup"], group["eps"]) == (4e-5, 0.3, 3, 1e-20)
+
+
+def test_a_group_has_its_own_rate_and_decay():
+    """Adam's first step is lr x sign(g + decay x p), whatever the size of the gradient."""
+    one, two = Two(), Two(lr=0.5, weight_decay=10.0)
+    optimizer = build_optimizer(AdamConfig(learning_rate=0.1), [one, two])
+    assert [len(group["params"]) for group in optimizer.param_groups] == [3, 1]
+    for p in (one.first, one.second, two.first, two.second):
+        p.grad = torch.tensor([2.0, -3.0, -20.0])
+    optimizer.step()
+    for p in (one.first, one.second, two.first):
+        torch.testing.assert_close(p.detach(), 1 - 0.1 * torch.tensor([1.0, -1.0, -1.0]))
+    torch.testing.assert_close(two.second.detach(), 1 - 0.5 * torch.tensor([1.0, 1.0, -1.0]))
+    assert torch.equal(one.frozen, torch.ones(3))
+
+
+def test_laprop_has_no_weight_decay():
+    with pytest.raises(UserError, match=r"optimizer\.name laprop has no weight decay.*use adam"):
+        build_optimizer(OptimizerConfig(), [Two(weight_decay=0.1)])

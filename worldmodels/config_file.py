@@ -17,7 +17,7 @@ from worldmodels.config import Config
 from worldmodels.envs.registry import config_for
 from worldmodels.envs.values import read_value
 from worldmodels.errors import UserError, near
-from worldmodels.kinds import actor_critic_config, world_model_config
+from worldmodels.kinds import actor_critic_config, optimizer_config, world_model_config
 from worldmodels.registry import backbone_config
 
 DEFAULTS_OF: Mapping[str, Callable[[str], Any]] = MappingProxyType(
@@ -26,6 +26,7 @@ DEFAULTS_OF: Mapping[str, Callable[[str], Any]] = MappingProxyType(
         "backbone": backbone_config,
         "world_model": world_model_config,
         "actor_critic": actor_critic_config,
+        "optimizer": optimizer_config,
     }
 )
 """The blocks whose `name` picks the dataclass that the other options belong to."""
@@ -140,7 +141,7 @@ def unknown_option(path: str, config: Config, spell: Callable[[str], str] = str)
     )
 
 
-_FIXED = ("env.", "backbone.", "seed", "num_envs", "replay.")
+_FIXED = ("env.", "backbone.", "seed", "num_envs", "replay.", "optimizer.name")
 """Options that shape what a checkpoint holds, beside those that the models name themselves."""
 
 

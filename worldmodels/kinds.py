@@ -1,4 +1,4 @@
-"""World models and actor-critics by name: what `world_model.name` and `actor_critic.name` choose.
+"""World models, actor-critics and optimisers by name: what the options `*.name` choose.
 
 Imports no torch: options stand apart from the classes that they are for.
 """
@@ -7,12 +7,17 @@ from typing import Any
 
 from worldmodels.dreamer_options import ActorCriticConfig, WorldModelConfig
 from worldmodels.errors import UserError, near
+from worldmodels.optimizer_options import AdamConfig, OptimizerConfig
 from worldmodels.registry import load
 
 Kinds = dict[str, tuple[str, type]]
 """Name -> where its class is, and its options."""
 WORLD_MODELS: Kinds = {"latent": ("worldmodels.world_model:WorldModel", WorldModelConfig)}
 ACTOR_CRITICS: Kinds = {"dreamer": ("worldmodels.actor_critic:ActorCritic", ActorCriticConfig)}
+OPTIMIZERS: Kinds = {
+    "laprop": ("worldmodels.optim:LaProp", OptimizerConfig),
+    "adam": ("torch.optim:Adam", AdamConfig),
+}
 
 
 def world_model_config(name: str) -> Any:
@@ -25,6 +30,11 @@ def actor_critic_config(name: str) -> Any:
     return _find("actor-critic", name, ACTOR_CRITICS)[1]()
 
 
+def optimizer_config(name: str) -> Any:
+    """The default options of the optimiser `name`."""
+    return _find("optimiser", name, OPTIMIZERS)[1]()
+
+
 def world_model_class(name: str) -> Any:
     """The class of the world model `name`; imports torch."""
     return load(_find("world model", name, WORLD_MODELS)[0])
@@ -33,6 +43,11 @@ def world_model_class(name: str) -> Any:
 def actor_critic_class(name: str) -> Any:
     """The class of the actor-critic `name`; imports torch."""
     return load(_find("actor-critic", name, ACTOR_CRITICS)[0])
+
+
+def optimizer_class(name: str) -> Any:
+    """The class of the optimiser `name`; imports torch."""
+    return load(_find("optimiser", name, OPTIMIZERS)[0])
 
 
 def _find(what: str, name: str, kinds: Kinds) -> tuple[str, type]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldmodels.backbones.base import Emit, Stratified
 from worldmodels.config import Config
@@ -17,7 +17,7 @@ from worldmodels.envs.spec import EnvSpec
 from worldmodels.imagination import imagine
 from worldmodels.kinds import actor_critic_class, world_model_class
 from worldmodels.objects import Batch, Latents, Rollout
-from worldmodels.optim import LaProp
+from worldmodels.optimizer import build_optimizer
 from worldmodels.sockets import ActorCriticBase, WorldModelBase
 
 
@@ -43,17 +43,8 @@ class Learner:
     def __init__(self, config: Config, spec: EnvSpec, fabric: Any):
         self.config, self.fabric = config, fabric
         self.world_model, self.actor_critic = build_models(config, spec)
-        modules: list[nn.Module] = [self.world_model, self.actor_critic]
-        params = [p for module in modules for p in module.parameters() if p.requires_grad]
-        options = config.optimizer
-        optimizer = LaProp(
-            params,
-            lr=options.learning_rate,
-            betas=(options.beta1, options.beta2),
-            eps=options.eps,
-            agc=options.agc,
-            warmup=options.warmup,
-        )
+        modules = (self.world_model, self.actor_critic)
+        optimizer = build_optimizer(config.optimizer, modules)
         self.learn_model, self.learn_behaviour = (fabric.setup_module(m) for m in modules)
         self.optimizer = fabric.setup_optimizers(optimizer)
         self.weights = self.world_model.weights() | self.actor_critic.weights()
@@ -125,8 +116,11 @@ class Learner:
         """Inverse of `state_dict`; the optimiser's options stay those of this run's config."""
         self.world_model.load_state_dict(state["world_model"])
         self.actor_critic.load_state_dict(state["actor_critic"])
-        options = {k: v for k, v in self.optimizer.param_groups[0].items() if k != "params"}
-        groups = [{**group, **options} for group in state["optimizer"]["param_groups"]]
+        saved = state["optimizer"]["param_groups"]
+        groups = [
+            {**now, "params": group["params"]}
+            for group, now in zip(saved, self.optimizer.param_groups, strict=True)
+        ]
         self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.updates = state["updates"]

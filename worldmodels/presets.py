@@ -2,9 +2,9 @@
 
 A preset's options for a backbone stand under `backbones:` by the backbone's name; those of the
 backbone that is chosen hold, the others do not. Of the blocks that a `name` chooses (environment,
-backbone, world model, actor-critic), the last layer that names one has its way, and a named block
-counts only where its name is the one chosen. Imports neither torch nor numpy, unless the default
-presets depend on whether there is a GPU.
+backbone, world model, actor-critic, optimiser), the last layer that names one has its way, and a
+named block counts only where its name is the one chosen. Imports neither torch nor numpy, unless
+the default presets depend on whether there is a GPU.
 """
 
 import re

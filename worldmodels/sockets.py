@@ -5,7 +5,7 @@ F feature width, R width of a reading.
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,20 @@ class Prediction(NamedTuple):
     """[...], probability of going on, times the discount."""
 
 
-class WorldModelBase(nn.Module, ABC):
+class Socket(nn.Module, ABC):
+    """What both have."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, float]:
+        """Weight of every loss that `forward` gives."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is learned, as the optimiser takes it: a group may have a learning rate (`lr`) and
+        a `weight_decay` of its own."""
+        return [{"params": [p for p in self.parameters() if p.requires_grad]}]
+
+
+class WorldModelBase(Socket):
     """`forward` learns; `observe_step` acts; `imagine_step` and `predict` imagine."""
 
     feature_size: int
@@ -42,10 +55,6 @@ class WorldModelBase(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch, emit: Emit | Stratified) -> tuple[Losses, Latents]:
         """Losses by name and the latents that imagination starts from."""
-
-    @abstractmethod
-    def weights(self) -> dict[str, float]:
-        """Weight of every loss that `forward` gives."""
 
     @abstractmethod
     def carry_spec(self) -> dict[str, LeafSpec]:
@@ -99,7 +108,7 @@ class WorldModelBase(nn.Module, ABC):
         """What it is made of, in a few words."""
 
 
-class ActorCriticBase(nn.Module, ABC):
+class ActorCriticBase(Socket):
     """`forward` learns from a detached rollout and the attached latents; `act` acts."""
 
     action_size: int
@@ -115,10 +124,6 @@ class ActorCriticBase(nn.Module, ABC):
         self, rollout: Rollout, latents: Latents, batch: Batch
     ) -> tuple[Losses, dict[str, Tensor]]:
         """Losses by name, and statistics."""
-
-    @abstractmethod
-    def weights(self) -> dict[str, float]:
-        """Weight of every loss that `forward` gives."""
 
     @abstractmethod
     def act(

@@ -21,7 +21,7 @@ from worldmodels.config import Config
 from worldmodels.errors import UserError
 from worldmodels.learner import build_models
 from worldmodels.objects import Batch
-from worldmodels.optim import LaProp
+from worldmodels.optimizer import build_optimizer
 from worldmodels.replay import Replay
 from worldmodels.runtime.seeding import stream_seed
 from worldmodels.world_model import WorldModel
@@ -130,7 +130,7 @@ def _one(
 
 def learn(model: WorldModel, replay: Replay, config: Config, updates: int, fabric: Any) -> float:
     """`updates` updates of the world model alone; returns the seconds that they took."""
-    options, optimizer = config.replay, _optimizer(model, config)
+    options, optimizer = config.replay, build_optimizer(config.optimizer, [model])
     module, optimizer = fabric.setup_module(model), fabric.setup_optimizers(optimizer)
     # Nothing is imagined while it learns.
     start = fewest_starts(model.dynamics.sequential, options.batch_length, fabric.device)
@@ -145,18 +145,6 @@ def learn(model: WorldModel, replay: Replay, config: Config, updates: int, fabri
     if fabric.device.type == "cuda":
         torch.cuda.synchronize(fabric.device)
     return perf_counter() - began
-
-
-def _optimizer(model: WorldModel, config: Config) -> LaProp:
-    options = config.optimizer
-    return LaProp(
-        (p for p in model.parameters() if p.requires_grad),
-        lr=options.learning_rate,
-        betas=(options.beta1, options.beta2),
-        eps=options.eps,
-        agc=options.agc,
-        warmup=options.warmup,
-    )
 
 
 def _options(config: Config, recording: Recording) -> Any:
