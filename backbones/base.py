@@ -6,7 +6,7 @@ M requested states, N rows of a state, D input width, F_h output width.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -121,6 +121,11 @@ class Stratified:
 
     rows: Tensor
     """int64 [T, m]: which of the B sequences, for every t."""
+
+    @classmethod
+    def none(cls, length: int, device: torch.device) -> Self:
+        """No state at all of `length` rows."""
+        return cls(torch.zeros(length, 0, dtype=torch.int64, device=device))
 
     @property
     def index(self) -> Tensor:

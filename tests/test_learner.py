@@ -205,3 +205,46 @@ def test_warm_up_scales_the_first_steps(make_config, make_spec, make_batch):
     moved = (p - before["model.dynamics.from_z.0.bias"]).abs()
     assert p.grad is not None
     torch.testing.assert_close(moved[p.grad != 0], torch.full_like(moved[p.grad != 0], 1e-3))
+
+
+def test_imagination_from_windows_of_its_own(make_config, make_spec, make_batch):
+    """It starts from the states at their ends; only the policy and the critic learn there."""
+    spec = make_spec("vector")
+    learner = learner_of(make_config("mamba2", "x", starts=3, context=2), spec)
+    batch, context = make_batch(spec), make_batch(spec, 3, 4)
+    context.is_terminal[1, 3] = True
+    torch.manual_seed(5)
+    latents, same = learner.run_context(context)
+    torch.manual_seed(5)
+    _, whole = learner.world_model(context, "all")
+    ends = torch.tensor([[0, 3], [1, 3], [2, 3]])
+    assert same is context
+    assert torch.equal(latents.start_index, ends)
+    assert latents.start_weight.tolist() == [1.0, 0.0, 1.0]
+    rows = ends[:, 0] * 4 + ends[:, 1]
+    assert all(torch.equal(latents.start[k], whole.start[k][rows]) for k in whole.start)
+    assert not latents.feature.requires_grad
+    update = learner.gradients(batch, context)
+    assert update.latents.start_index.shape == (0, 2)
+    encoder = learner.world_model.encoder.parameters()
+    with_context = [p.grad.clone() for p in encoder if p.grad is not None]
+    assert any(g.any() for g in with_context)  # the model's own losses
+
+
+def test_the_world_model_learns_alone_first(make_config, make_spec, make_batch):
+    """K updates move the model only; after them the model stays and the policy moves."""
+    spec = make_spec("vector")
+    learner = learner_of(replace(make_config(), model_updates=3), spec)
+    moved = []
+    for _ in range(6):
+        before = {k: p.detach().clone() for k, p in parameters(learner).items()}
+        update = learner.gradients(make_batch(spec))
+        learner.apply()
+        after = parameters(learner)
+        moved.append({k.partition(".")[0] for k in before if not torch.equal(before[k], after[k])})
+        assert ("loss/reward" in update.metrics) == ("loss/policy" not in update.metrics)
+    assert moved == [{"model"}] * 3 + [{"behaviour"}] * 3
+    state = learner.state_dict()
+    other = learner_of(replace(make_config(), model_updates=3), spec)
+    other.load_state_dict(state)
+    assert other.updates == 6

@@ -162,7 +162,7 @@ class Config:
                 f"not {self.replay.capacity}"
             )
         starts, length = self.actor_critic.starts, self.replay.batch_length
-        if starts % length and starts < batch:
+        if starts % length and starts < batch and not self.actor_critic.context:
             raise UserError(
                 f"actor_critic.starts is a multiple of replay.batch_length, {length}, not {starts}"
             )

@@ -1,7 +1,7 @@
 """Options of DreamerV3's world model and actor-critic; imports neither torch nor numpy.
 
-A world model's or an actor-critic's options are a frozen dataclass with a field `name`, the two
-fields that the learner reads of an actor-critic (`imagination_length`, `starts`), and `SHAPES`: the
+A world model's or an actor-critic's options are a frozen dataclass with a field `name`, what the
+learner reads of an actor-critic (`imagination_length`, `starts`, `context`), and `SHAPES`: the
 options that shape what a checkpoint holds, which a resumed run keeps.
 """
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from worldmodels.bounds import check_bounds
+from worldmodels.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,9 @@ class ActorCriticConfig:
     """Steps imagined from every start."""
     starts: int = 0
     """Imagination starts per update, as many from every row of time; 0 uses every row."""
+    context: int = 0
+    """Rows that lead to a start, in windows drawn for imagination alone, `starts` of them (Drama,
+    STORM); 0: imagination starts from the states of the learned batch."""
     return_lambda: float = 0.95
     """Mixing of the lambda-returns."""
     entropy: float = 3e-4
@@ -105,6 +109,11 @@ class ActorCriticConfig:
     """Memory of the running range of returns."""
 
     def __post_init__(self):
-        least = {"units": 1, "layers": 1, "imagination_length": 1, "starts": 0}
+        least = {"units": 1, "layers": 1, "imagination_length": 1, "starts": 0, "context": 0}
         shares = ("return_lambda", "unimix", "slow_rate", "normalizer_decay")
         check_bounds(self, "actor_critic.", least, shares)
+        if self.context and (self.context < 2 or not self.starts):
+            raise UserError(
+                "actor_critic.context is at least 2 and needs actor_critic.starts, the number of "
+                f"windows; got {self.context} and {self.starts}"
+            )

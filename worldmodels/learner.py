@@ -50,18 +50,21 @@ class Learner:
         self.weights = self.world_model.weights() | self.actor_critic.weights()
         self.updates = 0
 
-    def gradients(self, batch: Batch) -> Update:
-        """Forward and backward on one batch; the parameters stay as they are."""
+    def gradients(self, batch: Batch, context: Batch | None = None) -> Update:
+        """Forward and backward on one batch; the parameters stay as they are.
+
+        Imagination starts from states of the batch, or from the ends of the windows `context`.
+        """
         alone = self.config.model_updates
-        learns_model, acts = not alone or self.updates < alone, self.updates >= alone
+        learns, acts = not alone or self.updates < alone, self.updates >= alone
         with self.fabric.autocast():
             batch = self.world_model.warm_up(batch)
-        with torch.set_grad_enabled(learns_model):
+        with torch.set_grad_enabled(learns):
             model_losses, latents = self.model_losses(batch)
-        losses, statistics = model_losses if learns_model else {}, {}
+        losses, statistics = model_losses if learns else {}, {}
         if acts:
-            rollout = self.imagine(latents)
-            behaviour_losses, statistics = self.learn_behaviour(rollout, latents, batch)
+            seen = (latents, batch) if context is None else self.run_context(context)
+            behaviour_losses, statistics = self.learn_behaviour(self.imagine(seen[0]), *seen)
             losses = losses | behaviour_losses
         losses = {name: x.mean() for name, x in losses.items()}
         loss = self.backward(losses)
@@ -72,6 +75,16 @@ class Learner:
     def model_losses(self, batch: Batch) -> tuple[dict[str, Tensor], Latents]:
         """The world model's forward, with the rows that imagination starts from."""
         return self.learn_model(batch, self._starts(batch))
+
+    @torch.no_grad()
+    def run_context(self, context: Batch) -> tuple[Latents, Batch]:
+        """Windows drawn for imagination, which starts from their last rows; nothing is learned."""
+        with self.fabric.autocast():
+            context = self.world_model.warm_up(context)
+            count, length = context.reward.shape
+            rows = torch.arange(count, device=context.reward.device)
+            ends = torch.stack([rows, torch.full_like(rows, length - 1)], 1)
+            return self.world_model.observe(context, ends), context
 
     def imagine(self, latents: Latents) -> Rollout:
         """The policy rolled out by the unwrapped modules."""
@@ -95,8 +108,12 @@ class Learner:
         self.updates += 1
 
     def _starts(self, batch: Batch) -> Emit | Stratified:
-        """Which rows imagination starts from: all, or as many at every t, without replacement."""
+        """Which rows imagination starts from: all, as many at every t without replacement, or none
+        where it has windows of its own.
+        """
         count, (size, length) = self.config.actor_critic.starts, batch.reward.shape
+        if self.config.actor_critic.context:
+            return Stratified.none(length, batch.reward.device)
         if not count or count >= size * length:
             return "all"
         order = torch.rand(length, size, device=batch.reward.device).argsort(1)

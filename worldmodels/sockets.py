@@ -56,6 +56,10 @@ class WorldModelBase(Socket):
     def forward(self, batch: Batch, emit: Emit | Stratified) -> tuple[Losses, Latents]:
         """Losses by name and the latents that imagination starts from."""
 
+    def observe(self, batch: Batch, emit: Emit | Stratified) -> Latents:
+        """`forward` without its losses, for rows that nothing is learned from."""
+        return self.forward(batch, emit)[1]
+
     @abstractmethod
     def carry_spec(self) -> dict[str, LeafSpec]:
         """The leaves of its states."""

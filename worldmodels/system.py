@@ -110,8 +110,8 @@ class System:
         options = self.config.replay
         batch = self.replay.sample(options.batch_size, options.batch_length)
         index = batch.index[:, batch.burnin :]  # stays on the CPU, where the replay is
-        batch = batch.to(self.device)
-        update = self.learner.gradients(batch)
+        batch, context = batch.to(self.device), self._context()
+        update = self.learner.gradients(batch, context)
         if not torch.isfinite(update.loss):
             raise NonFiniteLoss(batch, float(update.loss))
         self.learner.apply()
@@ -121,6 +121,14 @@ class System:
         self.replay.update(index[:, -1], carry=latents.last)
         self.means.add(update.metrics)
 
+    def _context(self) -> Batch | None:
+        """Windows drawn for imagination alone, where it does not start from the learned batch."""
+        options = self.config.actor_critic
+        if not options.context:
+            return None
+        drawn = self.replay.sample(options.starts, options.context, purpose="imagine")
+        return drawn.to(self.device)
+
     def describe(self) -> list[str]:
         """What was chosen for this run, and why."""
         config, spec = self.config, self.envs.spec
@@ -128,7 +136,9 @@ class System:
         counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in models]
         state = self.agent.initial(1).carry.nbytes_per_row
         batch = config.replay.batch_size * config.replay.batch_length
-        starts = min(config.actor_critic.starts or batch, batch)
+        starts, context = config.actor_critic.starts, config.actor_critic.context
+        starts = starts if context else min(starts or batch, batch)
+        source = f" of windows of {context} rows drawn for it" if context else ""
         return [
             *self.reasons,
             *(f"kernel {k.operator}: {k.implementation} ({k.reason})" for k in self.kernels),
@@ -137,7 +147,7 @@ class System:
             + f"; {spec.action.size} {spec.action.kind} actions; frame skip {spec.frame_skip}",
             f"world model {counts[0]:,} parameters ({self.learner.world_model.describe(config)}), "
             f"actor-critic {counts[1]:,}; model state {state / 1024:.1f} KiB; imagination starts "
-            f"from {starts}, {starts * state / 2**20:.1f} MiB",
+            f"from {starts}{source}, {starts * state / 2**20:.1f} MiB",
             *self.learner.actor_critic.describe(config),
             *describe_schedule(config.env, config.steps),
             self.replay.describe(),

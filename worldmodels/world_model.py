@@ -62,13 +62,20 @@ class WorldModel(WorldModelBase):
 
     def forward(self, batch: Batch, emit: Emit | Stratified) -> tuple[dict[str, Tensor], Latents]:
         """Losses [B, T] by name, unweighted, and the latents that imagination starts from."""
+        seen, latents = self._observe(batch, emit)
+        return self._losses(batch, seen, latents.feature), latents
+
+    def observe(self, batch: Batch, emit: Emit | Stratified) -> Latents:
+        """Posteriors along a batch without burn-in, and the states that `emit` asks for."""
+        return self._observe(batch, emit)[1]
+
+    def _observe(self, batch: Batch, emit: Emit | Stratified) -> tuple[Observed, Latents]:
         shape = batch.reward.shape
         tokens = self.encoder(flatten_rows(batch.obs)).unflatten(0, shape)
         seen = self.dynamics.observe(tokens, batch.prev_action, batch.reset, batch.carry, emit)
-        feature = torch.cat([seen.h, seen.z.flatten(2)], -1)
-        rows = all_rows(shape[0], shape[1], feature.device).unflatten(0, shape)
-        latents = Latents(
-            feature=feature,
+        rows = all_rows(shape[0], shape[1], batch.reward.device).unflatten(0, shape)
+        return seen, Latents(
+            feature=torch.cat([seen.h, seen.z.flatten(2)], -1),
             post_logits=seen.post_logits,
             prior_logits=seen.prior_logits,
             start=seen.start.detach(),
@@ -76,7 +83,6 @@ class WorldModel(WorldModelBase):
             start_weight=(~gather_rows(batch.is_terminal, emit)).float(),
             last=seen.last.detach(),
         )
-        return self._losses(batch, seen, feature), latents
 
     def _losses(self, batch: Batch, seen: Observed, feature: Tensor) -> dict[str, Tensor]:
         shape = batch.reward.shape
@@ -114,10 +120,8 @@ class WorldModel(WorldModelBase):
         if not k:
             return batch
         lead, rest = batch.rows(0, k), batch.rows(k, length)
-        tokens = self.encoder(flatten_rows(lead.obs)).unflatten(0, lead.reward.shape)
-        no_starts = Stratified(lead.index.new_zeros(k, 0))
-        seen = self.dynamics.observe(tokens, lead.prev_action, lead.reset, lead.carry, no_starts)
-        return replace(rest, carry=seen.last, burnin=0)
+        last = self.observe(lead, Stratified.none(k, batch.reward.device)).last
+        return replace(rest, carry=last, burnin=0)
 
     def carry_spec(self) -> dict[str, LeafSpec]:
         """The leaves `h`, `z` and those of the backbone."""

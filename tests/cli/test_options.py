@@ -59,6 +59,7 @@ TRAIN = [
     "--actor-critic.units",
     "--actor-critic.imagination-length",
     "--actor-critic.starts",
+    "--actor-critic.context",
     "--actor-critic.return-lambda",
     "--actor-critic.entropy",
     "--actor-critic.unimix",
