@@ -219,7 +219,10 @@ def test_the_python_way_builds_the_same(call):
         (["catch", "--stepz", "3"], "unknown option '--stepz'; did you mean '--steps'"),
         (["catch", "--stepz=3"], "unknown option '--stepz'"),
         (["catch", "--world-model.unimx", "1"], "did you mean '--world-model.unimix'"),
-        (["catch", "--preset", "dreamrv3"], "no preset 'dreamrv3'; did you mean 'dreamerv3'?"),
+        (
+            ["catch", "--preset", "dreamrv3"],
+            "no preset 'dreamrv3'; did you mean 'dreamerv3' or 'drama'?",
+        ),
         (["catch", "--backbone", "rsm"], "no backbone 'rsm'; did you mean 'rssm'?"),
         (["catch", "--backbone", "gru", "--backbone.blocks", "4"], "'--backbone.blocks'"),
         (["catch", "--steps", "abc"], "--steps is a whole number, not 'abc'"),

@@ -19,10 +19,11 @@ RUNS = {
     "catch": ["catch", "--steps", "400", "--num-envs", "2"],
     # The same with scans and caches as model states, burn-in and drawn starts.
     "catch, parallel": ["catch", *PARALLEL, "--steps", "240", "--num-envs", "2"],
-    # Three tasks, each cut in mid-episode.
+    # Three tasks, each cut in mid-episode; imagination counts what it drew.
     "continual:catch": [
         *["continual:catch", "--env.steps-per-task", "100", "--env.order", "reversed"],
-        *["--steps", "300", "--num-envs", "2"],
+        *["--actor-critic.context", "3", "--actor-critic.starts", "6"],
+        *["--steps", "300", "--num-envs", "2", "--replay.sampling", "dfs"],
     ],
     # Hundreds of rows an episode: every kill is in mid-episode; sticky actions draw randomly.
     "atari:Pong": ["atari:Pong", "--steps", "120", "--num-envs", "1", "--env.sticky", "0.25"],

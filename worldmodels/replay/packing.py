@@ -46,7 +46,8 @@ class Packing:
         for name, (kind, _, _) in self._parts.items():
             leaf = carry[name].detach()
             leaf = (leaf.argmax(-1) + 1).to(kind) if self._is_classes(name) else leaf
-            parts.append(leaf.reshape(count, -1).contiguous().view(torch.uint8))
+            flat = leaf.reshape(count, prod(leaf.shape[1:]))  # -1 would not do for no rows
+            parts.append(flat.contiguous().view(torch.uint8))
         known = torch.ones(count, 1, dtype=torch.uint8, device=parts[0].device)
         return torch.cat([*parts, known], 1)
 
