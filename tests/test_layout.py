@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "backbones.configs": set(),
     "errors": {"envs.errors"},
     "bounds": {"errors"},
-    "dreamer_options": {"bounds"},
+    "dreamer_options": {"bounds", "errors"},
     "optimizer_options": {"bounds"},
     "kinds": {"dreamer_options", "errors", "optimizer_options", "registry"},
     "config": {

@@ -19,7 +19,7 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx, *grads: Tensor):  # pyright: ignore
         places = ctx.saved_tensors[0].long()
         # The operator reads no value of its input, only its shape and layout.
         like = grads[0].new_empty_strided(ctx.shape, ctx.strides)

@@ -16,7 +16,7 @@ class _NormSiLU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx, *grads: Tensor):  # pyright: ignore
         x, weight, scale = ctx.saved_tensors
         normed = x.to(scale.dtype) * scale
         inner = torch.ops.aten.silu_backward(grads[0].to(scale.dtype), normed * weight)

@@ -26,7 +26,7 @@ class _SigmoidError(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads: Tensor):
+    def backward(ctx, *grads: Tensor):  # pyright: ignore
         (grad,) = ctx.saved_tensors
         outer = grads[0].to(grad.dtype).view(-1, *[1] * (grad.ndim - 1))
         return grad * outer, None
