@@ -80,6 +80,9 @@ _MEMORY_NUMBERS = {"tmaze": ("the corridor's length", 2, 20), "repeat": ("the de
 GYM_EXAMPLES = ("gym:CartPole-v1", "gym:Acrobot-v1", "gym:MountainCar-v0", "gym:Pendulum-v1")
 """Gymnasium ids that `worldmodels envs` lists; any other id works as well."""
 
+REACH = ("ramp", "bump", "rampx", "plane")
+"""The edge-of-reach environments: three rewards on a lattice, and the plane."""
+
 CONTINUAL = ("catch", "minatar", "coinrun", "atari")
 """The built-in task streams; `continual:FILE.yaml` is any other."""
 
@@ -105,13 +108,16 @@ def known_names() -> list[str]:
         *(f"atari100k:{game}" for game in ATARI_100K),
         *(f"procgen:{game}" for game in PROCGEN),
         *GYM_EXAMPLES,
+        *(f"reach:{task}" for task in REACH),
         *(f"continual:{stream}" for stream in CONTINUAL),
     ]
 
 
 def family(name: str) -> str:
-    """`atari` of `atari:Pong`, `memory:tmaze` of `memory:tmaze-20`."""
+    """`atari` of `atari:Pong`, `memory:tmaze` of `memory:tmaze-20`; the plane of reach is apart."""
     prefix, _, rest = name.partition(":")
+    if name.lower() == "reach:plane":
+        return "reach:plane"
     task = re.match("[a-z]+", rest.lower())
     return f"memory:{task[0]}" if prefix == "memory" and task else prefix
 
@@ -172,6 +178,11 @@ def canonical_memory(name: str, task: str) -> str:
             f"example 'memory:{task}-{example}'"
         )
     return f"memory:{task}-{int(found[1])}"
+
+
+def canonical_reach(name: str) -> str:
+    """`reach:task` for any spelling of task."""
+    return _canonical(name, "reach", "edge-of-reach environment", REACH)
 
 
 def canonical_continual(name: str) -> str:

@@ -25,6 +25,7 @@ from worldmodels.envs.configs import (
 from worldmodels.envs.continual_config import ContinualConfig
 from worldmodels.envs.errors import UserError
 from worldmodels.envs.procgen_config import ProcgenConfig, install_command
+from worldmodels.envs.reach_config import ReachConfig, ReachPlaneConfig
 
 if TYPE_CHECKING:  # spec.py imports numpy, which `worldmodels --help` must not
     from worldmodels.envs.spec import Env
@@ -100,6 +101,16 @@ _families = {
         GymConfig,
         "gymnasium",
         'pip install "worldmodels-rl[gym]"',
+    ),
+    "reach": Family(
+        "worldmodels.envs.reach:Reach",
+        "a lattice whose worst cells lie where short rollouts just end; its dynamics are known",
+        ReachConfig,
+    ),
+    "reach:plane": Family(
+        "worldmodels.envs.reach:ReachPlane",
+        "the same on a plane with continuous moves",
+        ReachPlaneConfig,
     ),
     "continual": Family(
         "worldmodels.envs.continual:Continual",
