@@ -1,7 +1,7 @@
 """What an environment offers whose rules are known: its own code, for numpy and torch arrays alike.
 
 An environment that has it as `dynamics`, and whose observation is one vector, can be imagined in by
-`--world-model.name true` (worldmodels.true_dynamics). Letters: N states, F numbers in the vector.
+the world model `known` (worldmodels.true_dynamics). Letters: N states, F numbers in the vector.
 """
 
 from abc import ABC, abstractmethod

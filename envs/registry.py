@@ -28,6 +28,7 @@ from worldmodels.envs.procgen_config import ProcgenConfig, install_command
 from worldmodels.envs.reach_config import ReachConfig, ReachPlaneConfig
 
 if TYPE_CHECKING:  # spec.py imports numpy, which `worldmodels --help` must not
+    from worldmodels.envs.known import KnownDynamics
     from worldmodels.envs.spec import Env
 
 ENTRY_POINTS = "worldmodels.envs"
@@ -146,6 +147,18 @@ def make(config: Any, seed: int) -> "Env":
             f"installed; run: {family.install}"
         )
     return _load(family.target)(config, seed)
+
+
+def known_dynamics(config: Any) -> "KnownDynamics":
+    """The rules of the environment of `config`; UserError where it does not offer them."""
+    env = make(config, 0)
+    env.close()
+    if not hasattr(env, "dynamics"):
+        raise UserError(
+            f"the dynamics of {config.name} are not known, so it cannot be imagined in them; use "
+            "a learned world model, or an environment with `dynamics`, as the reach: family has"
+        )
+    return env.dynamics  # pyright: ignore
 
 
 def task_names(config: Any) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "bounds": {"errors"},
     "dreamer_options": {"bounds", "errors"},
     "optimizer_options": {"bounds"},
-    "kinds": {"dreamer_options", "errors", "optimizer_options", "registry"},
+    "kinds": {"dreamer_options", "errors", "known_options", "optimizer_options", "registry"},
     "config": {
         "backbones.configs",
         "bounds",
@@ -50,6 +50,8 @@ MAY_IMPORT = {
     "decoders": MATHS | {"encoders"},
     "dynamics": MATHS,
     "sockets": MATHS,
+    "known_options": set(),
+    "true_dynamics": MATHS | {"envs", "errors", "known_options", "sockets"},
     "world_model": MATHS
     | {"encoders", "decoders", "dynamics", "errors", "heads", "losses", "registry", "sockets"},
     "imagination": {"objects", "sockets"},

@@ -31,7 +31,7 @@ LADDER = {
 
 def test_the_names():
     streams = [f"continual-{stream}" for stream in ("atari", "catch", "coinrun", "minatar")]
-    rest = ["debug", "demo", "drama", "dreamerv3", "memory", "procgen", "small", "wmar"]
+    rest = ["debug", "demo", "drama", "dreamerv3", "memory", "procgen", "reach", "small", "wmar"]
     methods = ["atari100k", *streams, *rest]
     assert preset_names() == [*methods, *LADDER]
     with pytest.raises(UserError, match="no preset 'size12'; did you mean 'size12m'"):
@@ -95,6 +95,7 @@ def test_a_backbone_that_a_preset_does_not_know_keeps_its_defaults(monkeypatch):
         ("catch", False, ["demo"]),
         ("catch", True, ["demo"]),
         ("memory:tmaze-4", False, ["memory"]),
+        ("reach:plane", True, ["reach"]),
         ("minatar:breakout", True, ["small"]),
         ("gym:CartPole-v1", False, ["small"]),
         ("my.module:Env", False, ["small"]),

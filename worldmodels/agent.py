@@ -46,7 +46,7 @@ class Agent:
     ):
         self.world_model, self.actor_critic = world_model, actor_critic
         self.config, self.spec, self.step = config, spec, step
-        self.device = next(world_model.parameters()).device
+        self.device = next(actor_critic.parameters()).device  # known dynamics have none
         self._autocast = autocast or (lambda: torch.autocast(self.device.type, enabled=False))
 
     @classmethod

@@ -7,12 +7,16 @@ from typing import Any
 
 from worldmodels.dreamer_options import ActorCriticConfig, WorldModelConfig
 from worldmodels.errors import UserError, near
+from worldmodels.known_options import KnownConfig
 from worldmodels.optimizer_options import AdamConfig, OptimizerConfig
 from worldmodels.registry import load
 
 Kinds = dict[str, tuple[str, type]]
 """Name -> where its class is, and its options."""
-WORLD_MODELS: Kinds = {"latent": ("worldmodels.world_model:WorldModel", WorldModelConfig)}
+WORLD_MODELS: Kinds = {
+    "latent": ("worldmodels.world_model:WorldModel", WorldModelConfig),
+    "known": ("worldmodels.true_dynamics:TrueDynamics", KnownConfig),
+}
 ACTOR_CRITICS: Kinds = {"dreamer": ("worldmodels.actor_critic:ActorCritic", ActorCriticConfig)}
 OPTIMIZERS: Kinds = {
     "laprop": ("worldmodels.optim:LaProp", OptimizerConfig),

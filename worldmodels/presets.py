@@ -70,6 +70,8 @@ def default_presets(env_name: str, on_gpu: bool) -> list[str]:
         return ["demo"]
     if env_name.startswith("memory:"):
         return ["memory"]
+    if env_name.startswith("reach:"):
+        return ["reach"]
     if env_name.startswith("procgen:"):
         return ["dreamerv3", "size12m", "procgen"] if on_gpu else ["dreamerv3", "size1m"]
     if not _depends_on_device(env_name):

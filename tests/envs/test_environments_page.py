@@ -13,6 +13,7 @@ from worldmodels.envs import registry
 from worldmodels.envs.configs import Atari100kConfig
 from worldmodels.envs.names import PROCGEN
 from worldmodels.envs.procgen_config import ProcgenConfig
+from worldmodels.envs.reach_config import ReachConfig
 from worldmodels.envs.registry import config_for, make
 from worldmodels.envs.rollout import RandomPlay
 from worldmodels.envs.vector import make_vec
@@ -55,6 +56,19 @@ def test_the_memory_table_is_the_spec():
         assert told == tuple(float(score) for score in scores)
         ended = [row.is_last.item() for row in RandomPlay(env, seed=0).rows(int(steps) + 1)]
         assert ended == [False] * int(steps) + [True]
+
+
+def test_the_reach_section_is_the_spec():
+    section = PAGE[PAGE.index("## Edge of reach") : PAGE.index("## Your own environment")]
+    scores = re.findall(r"^\| `(reach:\w+)` \| .* \| (\S+) \| (\S+) \|$", section, re.M)
+    assert [name for name, *_ in scores] == ["reach:ramp", "reach:bump", "reach:rampx"]
+    for name, *told in scores:
+        spec = make(config_for(name), seed=0).spec
+        assert [spec.random_score, spec.reference_score] == pytest.approx(
+            [float(score) for score in told], abs=0.005
+        )
+    table = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.M))
+    assert table == {f.name: str(f.default) for f in fields(ReachConfig) if f.name != "name"}
 
 
 def test_the_protocol_table_is_the_config():
