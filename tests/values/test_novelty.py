@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from worldmodels.values.configs import ValuesConfig
-from worldmodels.values.novelty import Exact, NearestNeighbour, make_novelty
+from worldmodels.values.novelty import (
+    Exact,
+    NearestNeighbour,
+    RandomDistillation,
+    make_novelty,
+)
+from worldmodels.values.prior import Priors
 
 F = 5
 
@@ -81,6 +87,17 @@ def test_distillation_learns_its_inputs_only():
     assert float(rnd(torch.rand(200, F)).mean()) < 0.05
     assert float(rnd(torch.rand(200, F) - 3).mean()) > 0.95
     assert all(p.grad is None for p in rnd.target.parameters())
+
+
+def test_random_functions_see_how_far_a_state_is_and_not_only_where():
+    """A norm behind a layer without biases would leave the direction alone (2 numbers a state)."""
+    near = torch.randn(200, 2)
+    for function in (
+        RandomDistillation(2, 64).target,
+        Priors(3, 2, units=64, layers=2, share=1.0).networks,
+    ):
+        values, farther = function(near), function(2 * near)
+        assert float((farther - values).std() / values.std()) > 0.2
 
 
 @pytest.mark.parametrize("name", ["exact", "rnd", "knn"])

@@ -45,3 +45,15 @@ class Ensemble(nn.Module):
     @staticmethod
     def _layers(head: Any) -> list[Linear | NormSiLU]:
         return [*head.mlp, head.output]
+
+
+def draw_biases(module: nn.Module) -> None:
+    """Uniform biases within 1 / sqrt(fan_in), as torch itself draws them, for random functions.
+
+    With none, the norm behind the first layer would leave of a state its direction alone: a random
+    function could not tell a far state from a near one.
+    """
+    for layer in module.modules():
+        if isinstance(layer, Linear):
+            bound = layer.in_features**-0.5
+            nn.init.uniform_(layer.bias, -bound, bound)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from worldmodels.heads import Head
 from worldmodels.values.configs import ValuesConfig
+from worldmodels.values.ensemble import draw_biases
 
 DECAY = 0.99
 """Memory of the level from which on a state counts as novel."""
@@ -110,6 +111,8 @@ class RandomDistillation(_Levelled):
         sizes = (feature_size, units, LAYERS, OUTPUTS)
         self.target = Head(*sizes, scale=1.0).requires_grad_(False)
         self.predictor = Head(*sizes, scale=1.0)
+        draw_biases(self.target)
+        draw_biases(self.predictor)
 
     def raw(self, feature: Tensor) -> Tensor:
         """feature [..., F] -> mean squared error [...] float32."""

@@ -6,7 +6,7 @@ Source: Osband et al. 2018 (arXiv 1806.03335). Letters: V members, F feature wid
 import torch
 from torch import Tensor, nn
 
-from worldmodels.values.ensemble import Ensemble
+from worldmodels.values.ensemble import Ensemble, draw_biases
 
 
 class Priors(nn.Module):
@@ -26,6 +26,7 @@ class Priors(nn.Module):
         self.seen: Tensor
         if share:
             networks = Ensemble(count, in_features, units, layers, 1, scale=1.0)
+            draw_biases(networks)
             self.networks = networks.requires_grad_(False)
             self.register_buffer("range", torch.ones(()))
             self.register_buffer("shift", torch.zeros(count))
