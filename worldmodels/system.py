@@ -174,13 +174,14 @@ class System:
             "random": global_states(),
         }
 
-    def load(self, folder: Path, state: dict[str, Any]) -> list[str]:
-        """Inverse of `save`; returns what could not be continued exactly, a sentence each."""
-        gone = self.replay.restore(folder / "replay")
+    def load(self, folder: Path, state: dict[str, Any], drop_damaged: bool = False) -> list[str]:
+        """Inverse of `save`; returns what could not be continued exactly, a sentence each.
+
+        `drop_damaged`: go on without the replay's segments whose files are damaged.
+        """
+        found = self.replay.restore(folder / "replay", drop_damaged)
         self.learner.load_state_dict(state["learner"])
-        notes = self.collector.load_state_dict(state["collector"])
-        if gone:
-            notes.append(f"{gone} rows had arrived after that checkpoint; they are collected anew")
+        notes = [*found.notes, *self.collector.load_state_dict(state["collector"])]
         with (folder / "envs.pkl").open("rb") as file:
             states = pickle.load(file)
         lost = self.collector.restore_envs(states)

@@ -5,8 +5,6 @@ from collections import deque
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
-
 from worldmodels.config import Config
 from worldmodels.config_file import check_resumable, load_config_file
 from worldmodels.envs.registry import task_at, task_names
@@ -14,6 +12,7 @@ from worldmodels.errors import NonFinite, Stopped, UserError
 from worldmodels.evaluation import EvaluationStopped, describe, evaluate_all
 from worldmodels.files import save_tensors, unwritable
 from worldmodels.replay import CorruptReplay
+from worldmodels.resume import load_newest
 from worldmodels.runtime.checkpoint import Checkpoints
 from worldmodels.runtime.clocks import Every, Timer
 from worldmodels.runtime.console import Console
@@ -251,14 +250,8 @@ class Trainer:
     def restore(self) -> None:
         """Continue from the newest checkpoint that verifies; none yet means from the start."""
         self.checkpoints.clean()
-        for path in self.checkpoints.good(self.console.say):
-            try:
-                state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-                notes = self.system.load(path, state)
-            except (UserError, RuntimeError, LookupError, ValueError) as error:
-                why = str(error).splitlines()[0]
-                self.console.say(f"checkpoint {path} does not fit: {why}; using the one before")
-                continue
+        if found := load_newest(self.checkpoints, self.system, self.console.say):
+            path, state, notes = found
             if self.config.steps < self.system.step:
                 raise UserError(
                     f"the run has reached step {self.system.step} already; --steps "

@@ -120,6 +120,14 @@ class Oracle:
         kept = self.resident
         self.listed = [p for p in self.listed if p not in closed or p in kept]
 
+    def lose(self, firsts: set[int]) -> int:
+        """These leave; what left before does not come back. Returns how many rows that are."""
+        gone = [piece for piece in self.resident if piece.first in firsts]
+        self.offered = [piece for piece in self.long_term if piece not in gone]
+        self.fifo = [piece for piece in self.fifo if piece not in gone]
+        self.listed = [piece for piece in self.listed if piece not in gone]
+        return sum(piece.rows for piece in gone)
+
     def begin_anew(self) -> None:
         """The folder tells of what is resident, and of nothing else."""
         self.listed, self.shown = self.resident, None

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.replay.damaging import WAYS, damage
 from worldmodels.errors import UserError
 from worldmodels.replay import CorruptReplay
 
@@ -128,18 +129,7 @@ def test_in_memory_only_travels_in_the_checkpoint(toys, tmp_path):
         again.restore(checkpoint)
 
 
-def damage(path: Path, how: str) -> None:
-    data = bytearray(path.read_bytes())
-    if how == "missing":
-        path.unlink()
-    elif how == "truncated":
-        path.write_bytes(data[: len(data) // 2])
-    else:
-        data[len(data) // 2] ^= 1
-        path.write_bytes(data)
-
-
-@pytest.mark.parametrize("how", ["missing", "truncated", "altered"])
+@pytest.mark.parametrize("how", WAYS)
 @pytest.mark.parametrize("what", ["rows/segment_*", "at/replay_rows*", "at/replay_carry*", "at/*.json"])  # fmt: skip  # noqa: E501
 def test_damage_is_named_and_changes_nothing(toys, tmp_path, what, how):
     options = {"folder": tmp_path / "rows", "carry": "stored"}
@@ -255,7 +245,7 @@ def test_restore_counts_what_it_leaves_behind(toys, tmp_path):
     replay.end_lane(0)
     stream.add_to(replay, 1)
     again = toys.replay(folder=tmp_path / "rows")
-    assert again.restore(checkpoint) == 44
-    assert again.restore(checkpoint) == 44  # the folder stays as it is until a row comes
+    assert again.restore(checkpoint).later == 44
+    assert again.restore(checkpoint).later == 44  # the folder stays as it is until a row comes
     stream.add_to(again)
-    assert toys.replay(folder=tmp_path / "rows").restore(checkpoint) == 2
+    assert toys.replay(folder=tmp_path / "rows").restore(checkpoint).later == 2

@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 )
 
 from tests.replay.oracle import LANES, PART, ROLLOUTS, SEED, SEGMENT, Oracle
+from worldmodels.replay.checkpoint import read_checkpoint
 
 LENGTH = 3
 MEMORY = Path("/dev/shm")
@@ -142,11 +143,37 @@ class Machine(RuleBasedStateMachine):
         directory, oracle, log = self.checkpoints[which % len(self.checkpoints)]
         if fresh:
             self.kill()
-        self.replay.restore(directory)
+        found = self.replay.restore(directory)
+        assert found.lost == 0
+        self.go_back_to(oracle, log)
+
+    def go_back_to(self, oracle, log):
         self.show()
         shown, self.oracle = self.oracle.shown, copy.deepcopy(oracle)
         self.oracle.shown, self.stream.log = shown, dict(log)
         self.batch = None
+
+    @precondition(lambda self: self.checkpoints)
+    @rule(
+        which=strategies.integers(0, 3),
+        places=strategies.sets(strategies.integers(0, 15), min_size=1),
+    )
+    def restore_what_is_left(self, which, places):
+        """Some segment files are away for a while: their rows leave, and all others stay."""
+        directory, oracle, log = self.checkpoints[which % len(self.checkpoints)]
+        segments = read_checkpoint(directory)["store"]["segments"]
+        filed = [(first, file["name"]) for first, _, _, file in segments if file]
+        missing = [filed[place] for place in places if place < len(filed)]
+        if not 0 < len(missing) < len(filed):
+            return
+        paths = [self.folder / "rows" / name for _, name in missing]
+        for path in paths:
+            path.rename(path.with_suffix(".away"))
+        found = self.replay.restore(directory, drop_damaged=True)
+        for path in paths:
+            path.with_suffix(".away").rename(path)
+        self.go_back_to(oracle, log)
+        assert found.lost == self.oracle.lose({first for first, _ in missing})
 
     def show(self):
         """A restore begins: until something is written, the folder shows what is there now."""

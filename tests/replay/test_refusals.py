@@ -69,7 +69,7 @@ def test_tails_that_never_became_valid_stay_gone(toys, tmp_path):
     stale = tail.with_name(tail.name.replace(f"_{number:04d}_", f"_{number + 1:04d}_", 1))
     stale.write_bytes(tail.read_bytes())
     again = toys.replay(1, folder=tmp_path / "rows")
-    assert again.restore(tmp_path / "at") == 2
+    assert again.restore(tmp_path / "at").later == 2
     stream.add_to(again)
     assert toys.replay(1, folder=tmp_path / "rows").recover().rows == 6
 

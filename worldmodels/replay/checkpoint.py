@@ -6,9 +6,9 @@ carry, which changes with every update, are written into the checkpoint itself.
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,41 @@ from worldmodels.replay.files import (
     verify,
     write_arrays,
 )
+from worldmodels.replay.segment import Segment
 from worldmodels.replay.store import Store
 
 NAME = "replay.json"
+NAMED = 3
+"""Files that a note lists by name."""
+
+
+@dataclass(frozen=True)
+class Restored:
+    """How the replay differs from the one whose rows are on disk."""
+
+    later: int
+    """Rows that had arrived after the checkpoint, and are gone."""
+    lost: int
+    """Rows of segments whose files are damaged or missing."""
+    notes: tuple[str, ...]
+    """A sentence for each of the two."""
+
+    @staticmethod
+    def after(later: int, dropped: Sequence[Segment]) -> "Restored":
+        """`dropped`: the segments with damaged files."""
+        notes = []
+        lost = sum(segment.rows for segment in dropped)
+        if dropped:
+            names = [segment.file.name for segment in dropped[:NAMED] if segment.file]
+            more = [f"{len(dropped) - NAMED} more"] if len(dropped) > NAMED else []
+            notes.append(
+                f"WARNING: {lost} rows of the replay are lost, because these segment files are "
+                f"damaged or missing: {', '.join([*names, *more])}; the run goes on without them, "
+                "and is no longer bit for bit the one that was never interrupted"
+            )
+        if later:
+            notes.append(f"{later} rows had arrived after that checkpoint; they are collected anew")
+        return Restored(later, lost, tuple(notes))
 
 
 def write_checkpoint(
@@ -74,20 +106,50 @@ def segment_records(body: dict[str, Any]) -> list[FileRecord]:
     return [FileRecord(**file) for file in files if file is not None]
 
 
-def verify_checkpoint(directory: Path, body: dict[str, Any], archive: Archive | None) -> None:
-    """Raise CorruptReplay unless every file that the checkpoint needs is what was written."""
+def check_identity(directory: Path, body: dict[str, Any], mine: Mapping[str, Any]) -> None:
+    """Refuse the checkpoint of another kind of replay."""
+    for name, value in mine.items():
+        theirs = body["identity"].get(name)
+        if theirs != value:
+            raise UserError(
+                f"the replay of {directory} was written with {name} {theirs}, this run has "
+                f"{value}; resume with the same setting or start a new run"
+            )
+
+
+def verify_checkpoint(
+    directory: Path, body: dict[str, Any], archive: Archive | None, drop_damaged: bool = False
+) -> list[int]:
+    """Raise CorruptReplay unless every file that the checkpoint needs is what was written.
+
+    With `drop_damaged` segment files may be damaged or missing: returns the first ids of these
+    segments. Not all of them: that is what a folder in the wrong place looks like.
+    """
     for record in body["files"].values():
         verify(directory, FileRecord(**record))
-    segments = segment_records(body)
+    needed = len(segment_records(body))
     if archive is None:
-        if segments:
+        if needed:
             raise UserError(
                 f"the replay of {directory} keeps its segments in a folder of its own; "
                 "resume inside the run it belongs to"
             )
-        return
-    for record in segments:
-        archive.verify(record)
+        return []
+    damaged = []
+    for first, _, _, file in body["store"]["segments"]:
+        try:
+            if file is not None:
+                archive.verify(FileRecord(**file))
+        except CorruptReplay:
+            if not drop_damaged:
+                raise
+            damaged.append(first)
+    if damaged and len(damaged) == needed:
+        raise CorruptReplay(
+            f"all {needed} segment files of {archive.folder} that {directory} needs are damaged or "
+            "missing; put the folder back, or start a new run"
+        )
+    return damaged
 
 
 def save_store(store: Store) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -107,9 +169,16 @@ def save_store(store: Store) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def load_store(
-    store: Store, saved: dict[str, Any], rows: Mapping[str, np.ndarray], archive: Archive | None
+    store: Store,
+    saved: dict[str, Any],
+    rows: Mapping[str, np.ndarray],
+    archive: Archive | None,
+    damaged: Collection[int],
 ) -> None:
-    """Inverse of `save_store`, over whatever the store held."""
+    """Inverse of `save_store`, over whatever the store held.
+
+    The segments that begin at `damaged` rows are registered, but not read.
+    """
     store.clear()
     store.next_id[:] = saved["next_id"]
     store.clock = saved["clock"]
@@ -117,6 +186,6 @@ def load_store(
         segment = store.adopt(first, count, born, FileRecord(**file) if file else None)
         if segment.file is None:
             store.storage.load(segment, Prefixed(rows, f"{first}."))
-        elif archive is not None:
+        elif archive is not None and first not in damaged:
             with archive.open(segment.file) as arrays:
                 store.storage.load(segment, arrays)

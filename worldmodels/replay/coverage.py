@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from worldmodels.replay.retention import Dropped, Reservoir, Room
+from worldmodels.replay.retention import Reservoir, Room
 from worldmodels.replay.rows import Rollout
 from worldmodels.replay.segment import Segment
 
@@ -50,13 +50,6 @@ class Coverage(Reservoir):
             kept = [kept[i] for i in random.choice(len(kept), COMPARED, replace=False)]
         return float(np.median(np.linalg.norm(np.array(kept) - embedding, axis=1)))
 
-    def closed(self, segment: Segment, rollout: Rollout) -> Dropped:
-        """Keep the farthest."""
-        dropped = super().closed(segment, rollout)
-        for loser in dropped:
-            self._embeddings.pop(loser.first, None)
-        return dropped
-
     def save(self) -> dict[str, np.ndarray]:
         """Embeddings too, in the order of the segments."""
         saved = super().save()
@@ -70,6 +63,10 @@ class Coverage(Reservoir):
         if saved:
             pairs = zip(saved["segments"].tolist(), saved["embeddings"], strict=True)
             self._embeddings.update(pairs)
+
+    def _forget(self, segment: Segment) -> None:
+        super()._forget(segment)
+        del self._embeddings[segment.first]
 
     def _embed(self, rollout: Rollout) -> np.ndarray:
         """Rows of all observations -> float32 [D]."""

@@ -144,6 +144,15 @@ class Keeper:
         next_id = self.store.next_id.tolist()
         return sum(max(end - max(first, next_id[first >> LANE_SHIFT]), 0) for first, end in ends)
 
+    def lose(self, firsts: Iterable[int]) -> list[Segment]:
+        """Evict the segments that begin at these rows, whoever keeps them, and return them."""
+        lost = [self.store.segments[first] for first in firsts]
+        for segment in lost:
+            if self.retention.holds(segment):
+                self.retention.lose(segment)
+            self.store.evict(segment)
+        return lost
+
     def recover(self) -> Recovered:
         """Take up all that the folder holds: segment files, then the rows of open segments.
 

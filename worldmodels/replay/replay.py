@@ -19,6 +19,8 @@ from worldmodels.errors import UserError
 from worldmodels.objects import Batch, Carry
 from worldmodels.replay.carry import make_carry, settle_carry
 from worldmodels.replay.checkpoint import (
+    Restored,
+    check_identity,
     load_store,
     open_checkpoint,
     read_checkpoint,
@@ -225,23 +227,19 @@ class Replay:
         }
         return {"rows": self.rows, **write_checkpoint(directory, body, arrays)}
 
-    def restore(self, directory: Path) -> int:
+    def restore(self, directory: Path, drop_damaged: bool = False) -> Restored:
         """Become what was saved; rows added since are gone, and counted in what is returned.
 
-        Changes nothing where it refuses.
+        A damaged or missing segment file raises CorruptReplay; with `drop_damaged` its rows leave
+        as if they had been evicted, unless that is so of all files. Changes nothing where it
+        refuses.
         """
-        body = read_checkpoint(directory)
-        for name, mine in self._identity.items():
-            theirs = body["identity"].get(name)
-            if theirs != mine:
-                raise UserError(
-                    f"the replay of {directory} was written with {name} {theirs}, this run has "
-                    f"{mine}; resume with the same setting or start a new run"
-                )
-        verify_checkpoint(directory, body, self._keeper.archive)
+        body, archive = read_checkpoint(directory), self._keeper.archive
+        check_identity(directory, body, self._identity)
+        damaged = verify_checkpoint(directory, body, archive, drop_damaged)
         self._retention.load({}, {})
         with open_checkpoint(directory, body, "rows") as rows:
-            load_store(self._store, body["store"], rows, self._keeper.archive)
+            load_store(self._store, body["store"], rows, archive, damaged)
         with open_checkpoint(directory, body, "carry") as arrays:
             self._carry.load(self._store, arrays)
         with open_checkpoint(directory, body, "retention") as arrays:
@@ -251,7 +249,7 @@ class Replay:
                 sampler.load(Prefixed(arrays, f"{name}/"))
         self._online.load(body["online"])
         self._random.bit_generator.state = body["generator"]
-        return self._keeper.restored()
+        return Restored.after(self._keeper.restored(), self._keeper.lose(damaged))
 
     def recover(self) -> Recovered:
         """Take up what a process that was killed left in the folder, checkpoint or not.

@@ -65,6 +65,10 @@ class Retention(Protocol):
         """Whether it keeps this segment."""
         ...
 
+    def lose(self, segment: Segment) -> None:
+        """A closed segment that it holds is gone: its file was damaged."""
+        ...
+
     def save(self) -> dict[str, np.ndarray]:
         """What a checkpoint has to hold beside the segments."""
         ...
@@ -101,10 +105,9 @@ class Fifo:
         while self._segments and (
             self._rows + rows > self._capacity or len(self._segments) + opening > self.max_segments
         ):
-            segment = self._segments.pop(next(iter(self._segments)))
+            segment = next(iter(self._segments.values()))
             opening += segment.open
-            self._rows -= segment.rows
-            self._pool.remove(segment.first, segment.rows)
+            self.lose(segment)
             dropped.append(segment)
         return dropped
 
@@ -122,6 +125,12 @@ class Fifo:
     def holds(self, segment: Segment) -> bool:
         """Whether it is among the newest."""
         return segment.first in self._segments
+
+    def lose(self, segment: Segment) -> None:
+        """Those around it stay."""
+        del self._segments[segment.first]
+        self._rows -= segment.rows
+        self._pool.remove(segment.first, segment.rows)
 
     def save(self) -> dict[str, np.ndarray]:
         """Which segments are its own."""
@@ -204,13 +213,19 @@ class Reservoir:
         if len(self._heap) <= self._size:
             return []
         _, first = heapq.heappop(self._heap)
-        loser = self._segments.pop(first)
-        self._pool.remove(loser.first, loser.rows)
+        loser = self._segments[first]
+        self._forget(loser)
         return [loser]
 
     def holds(self, segment: Segment) -> bool:
         """Whether it is in the sample."""
         return segment.first in self._segments
+
+    def lose(self, segment: Segment) -> None:
+        """The next rollout takes its place, whatever its key."""
+        self._heap = [pair for pair in self._heap if pair[1] != segment.first]
+        heapq.heapify(self._heap)
+        self._forget(segment)
 
     def save(self) -> dict[str, np.ndarray]:
         """Which rollouts are in the sample, and their keys."""
@@ -234,6 +249,11 @@ class Reservoir:
         heapq.heappush(self._heap, (key, segment.first))
         self._segments[segment.first] = segment
         self._pool.add(segment.first, segment.rows, grows=False)
+
+    def _forget(self, segment: Segment) -> None:
+        """A rollout that has left the heap."""
+        del self._segments[segment.first]
+        self._pool.remove(segment.first, segment.rows)
 
     def describe(self) -> str:
         """What it keeps."""

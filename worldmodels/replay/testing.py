@@ -39,7 +39,8 @@ def check_retention(name: str, rounds: int = 200, seed: int = 0) -> None:
 
     Rows arrive and lanes are cut at random. The rules: memory is bounded by `max_segments`; a
     window holds what arrived, in order, and only resident rows; what nobody `holds` is gone; a
-    replay that was saved and restored goes on the same, row for row.
+    replay that was saved and restored goes on the same, row for row; and without a segment whose
+    file was lost, it goes on by the same rules.
     """
     _check(_Options(retention=name), rounds, seed)
 
@@ -66,6 +67,12 @@ def _check(options: _Options, rounds: int, seed: int) -> None:
             _same(*batches)
             if number % 17 == 16:
                 other.interrupt(number)
+        for number in range(rounds, rounds + rounds // 10):
+            other.lose_a_segment(number)
+            batch = other.play(number)
+            if batch is not None:
+                other.check_batch(batch)
+            other.check_bounds()
 
 
 class _Player:
@@ -103,11 +110,30 @@ class _Player:
 
     def interrupt(self, number: int) -> None:
         """Save, and go on in a fresh replay."""
+        directory = self._saved(number)
+        self.replay = self._make()
+        self.replay.restore(directory)
+
+    def lose_a_segment(self, number: int) -> None:
+        """Save, and go on without one of the segments that have a file, if there are two."""
+        directory = self._saved(number)
+        filed = [s for s in self.replay._store.segments.values() if s.file]
+        if len(filed) < 2:
+            return
+        lost = filed[int(self._random.integers(len(filed)))]
+        assert lost.file is not None
+        (self._folder / "rows" / lost.file.name).unlink()
+        self.replay = self._make()
+        self.replay.restore(directory, drop_damaged=True)
+        assert not self.replay._retention.holds(lost), (
+            f"segment {lost.first} was lost, but `holds` says that it is kept"
+        )
+
+    def _saved(self, number: int) -> Path:
         directory = self._folder / f"checkpoint_{number}"
         directory.mkdir()
         self.replay.save(directory)
-        self.replay = self._make()
-        self.replay.restore(directory)
+        return directory
 
     def check_batch(self, batch: Batch) -> None:
         """Every row is what arrived under its id, and rows follow each other."""

@@ -43,6 +43,12 @@ class Union:
         """Whether a part keeps it."""
         return any(part.holds(segment) for part in self._parts.values())
 
+    def lose(self, segment: Segment) -> None:
+        """Tell the parts that hold it."""
+        for part in self._parts.values():
+            if part.holds(segment):
+                part.lose(segment)
+
     def save(self) -> dict[str, np.ndarray]:
         """All parts."""
         return {

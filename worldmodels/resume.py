@@ -1,0 +1,49 @@
+"""Which checkpoint a resumed run goes on from."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+
+from worldmodels.errors import UserError
+from worldmodels.replay import CorruptReplay
+from worldmodels.runtime.checkpoint import Checkpoints
+from worldmodels.system import System
+
+Loaded: TypeAlias = tuple[Path, dict[str, Any], list[str]]
+"""A checkpoint, its state, and what could not be continued exactly, a sentence each."""
+UNFIT = (UserError, RuntimeError, LookupError, ValueError)
+"""What loading the checkpoint of another run raises."""
+
+
+def load_newest(
+    checkpoints: Checkpoints, system: System, say: Callable[[str], None]
+) -> Loaded | None:
+    """Load the newest checkpoint from which the run goes on exactly; None where there is none.
+
+    Where every one of them needs a damaged file of the replay, the newest goes on without it.
+    """
+    incomplete: list[Path] = []
+    for path in checkpoints.good(say):
+        try:
+            return _load(path, system, drop_damaged=False)
+        except UNFIT as error:
+            say(f"checkpoint {path} does not fit: {_first_line(error)}; using the one before")
+            if isinstance(error, CorruptReplay):
+                incomplete.append(path)
+    for path in incomplete:
+        try:
+            return _load(path, system, drop_damaged=True)
+        except UNFIT as error:
+            say(f"checkpoint {path}: {_first_line(error)}")
+    return None
+
+
+def _load(path: Path, system: System, drop_damaged: bool) -> Loaded:
+    state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    return path, state, system.load(path, state, drop_damaged)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
