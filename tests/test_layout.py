@@ -55,9 +55,10 @@ MAY_IMPORT = {
     "world_model": MATHS
     | {"encoders", "decoders", "dynamics", "errors", "heads", "losses", "registry", "sockets"},
     "imagination": {"objects", "sockets"},
-    "values": MATHS | {"heads"},
+    "values": MATHS | {"dreamer_options", "parts", "heads"},
     "values.configs": {"errors", "parts"},
-    "actor_critic": MATHS | {"heads", "losses", "parts", "returns", "sockets", "values.configs"},
+    "actor_critic": MATHS
+    | {"heads", "losses", "parts", "returns", "sockets", "values.configs", "values.reach"},
     "optimizer": {"errors", "kinds", "sockets"},
     "learner": MATHS | {"imagination", "kinds", "optimizer", "sockets"},
     "replay": {"backbones.base", "envs.spec", "errors", "files", "objects", "parts"},

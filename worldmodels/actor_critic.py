@@ -17,6 +17,7 @@ from worldmodels.parts import values_class
 from worldmodels.returns import ReturnNormalizer, lambda_returns
 from worldmodels.sockets import ActorCriticBase
 from worldmodels.values.configs import ValuesConfig
+from worldmodels.values.reach import reach_statistics
 
 
 class ActorCritic(ActorCriticBase):
@@ -59,13 +60,18 @@ class ActorCritic(ActorCriticBase):
         distribution = self.distribution(feature)
         return distribution.mode() if greedy else distribution.sample(generator)
 
+    @torch.no_grad()
+    def value(self, feature: Tensor) -> Tensor:
+        """feature [N, F] -> expected discounted return [N], as the policy's learning reads it."""
+        return self.values(feature.unsqueeze(1)).value.squeeze(1)
+
     def forward(
         self, rollout: Rollout, latents: Latents, batch: Batch
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Losses by name, `policy` and `value` [M, L], `replay_value` [B, T-1]; and statistics."""
-        estimate, scale = self.values(rollout.feature), self.normalizer.scale
+        estimate, span = self.values(rollout.feature), self.normalizer.span
         with torch.no_grad():
-            bootstrap = self.values.bootstrap(estimate, rollout.feature, scale)
+            bootstrap = self.values.bootstrap(estimate, rollout.feature, span)
         returns = lambda_returns(
             rollout.reward[:, 1:], rollout.cont[:, 1:], bootstrap, 1.0, self.config.return_lambda
         )
@@ -79,7 +85,7 @@ class ActorCritic(ActorCriticBase):
             "policy": -weight * (score + self.config.entropy * entropy),
             "value": weight * estimate.loss(returns),
             "replay_value": self._replay_value_loss(returns, latents, batch),
-            **self.values.losses(estimate, rollout.feature, scale),
+            **self.values.losses(estimate, rollout.feature, span),
         }
         return losses, {
             "return": returns.mean(),
@@ -87,6 +93,7 @@ class ActorCritic(ActorCriticBase):
             "return_scale": self.normalizer.scale,
             "entropy": entropy.mean().detach(),
             "imagined_reward": rollout.reward[:, 1:].mean(),
+            **reach_statistics(rollout.feature, estimate.members, estimate.value),
         }
 
     def _replay_value_loss(self, returns: Tensor, latents: Latents, batch: Batch) -> Tensor:
@@ -115,4 +122,4 @@ class ActorCritic(ActorCriticBase):
 
     def after_update(self) -> None:
         """Call it after every optimiser step: slow copies move."""
-        self.values.after_update(self.normalizer.scale)
+        self.values.after_update(self.normalizer.span)

@@ -104,6 +104,13 @@ class Agent:
         action = decode_action(chosen, self.spec.action)
         return (action[0] if single else action), Memory(seen, chosen)
 
+    @torch.no_grad()
+    def value(self, memory: Memory) -> np.ndarray:
+        """The discounted return [N] that the critic expects after the observations so far."""
+        with self._autocast():
+            value = self.actor_critic.value(self.world_model.feature(memory.carry))
+        return value.float().cpu().numpy()
+
     def initial(self, count: int) -> Memory:
         """The memory of `count` streams before their first observation."""
         action = torch.zeros(count, self.spec.action.size, device=self.device)

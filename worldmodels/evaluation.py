@@ -1,7 +1,7 @@
 """Whole episodes on environments and random streams of their own; training never notices."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,7 +40,8 @@ def evaluate(
         played = _play(agent, envs, _shares(episodes, num_envs), seed, greedy, stop)
     finally:
         envs.close()
-    returns = [total for total, _ in played]
+    returns = [episode.total for episode in played]
+    believed = float(np.mean([episode.believed for episode in played]))
     return {
         "env": config.name,
         "episodes": episodes,
@@ -56,7 +57,9 @@ def evaluate(
         "seed": seed,
         "step": agent.step,
         "returns": returns,
-        "lengths": [length for _, length in played],
+        "lengths": [episode.length for episode in played],
+        "discounted": float(np.mean([episode.discounted for episode in played])),
+        "believed": believed if np.isfinite(believed) else None,
     }
 
 
@@ -98,11 +101,23 @@ def _shares(episodes: int, num_envs: int) -> np.ndarray:
     return np.array([len(part) for part in np.array_split(np.arange(episodes), num_envs)])
 
 
-def _play(agent, envs, quota, seed, greedy, stop) -> list[tuple[float, int]]:
+class _Episode(NamedTuple):
+    """One whole episode."""
+
+    total: float
+    length: int
+    discounted: float
+    """Return from the first observation on, discounted as the agent's values are."""
+    believed: float
+    """What the critic expected of it at the first observation."""
+
+
+def _play(agent, envs, quota, seed, greedy, stop) -> list[_Episode]:
     random = generator(seed, "evaluation/policy", agent.device)
     actions, memory = no_action(envs.spec.action, envs.num_envs), None
-    totals, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
-    played: list[tuple[float, int]] = []
+    totals, discounted, believed = np.zeros((3, envs.num_envs))
+    lengths, factor = np.zeros(envs.num_envs, np.int64), np.ones(envs.num_envs)
+    played: list[_Episode] = []
     while quota.any():
         if stop():
             raise EvaluationStopped
@@ -110,10 +125,15 @@ def _play(agent, envs, quota, seed, greedy, stop) -> list[tuple[float, int]]:
         actions, memory = agent.act(
             step.obs, memory, step.is_first, greedy=greedy, generator=random
         )
+        if step.is_first.any():
+            believed = np.where(step.is_first, agent.value(memory), believed)
         totals = np.where(step.is_first, 0.0, totals) + step.reward
         lengths = np.where(step.is_first, 0, lengths) + step.is_real_step
+        discounted = np.where(step.is_first, 0.0, discounted + factor * step.reward)
+        factor = np.where(step.is_first, 1.0, factor * agent.config.discount)
         for i in np.flatnonzero(step.is_last & (quota > 0)):
-            played.append((float(totals[i]), int(lengths[i])))
+            numbers = (totals[i], lengths[i], discounted[i], believed[i])
+            played.append(_Episode(*(number.item() for number in numbers)))
             quota[i] -= 1
     return played
 

@@ -59,3 +59,11 @@ class ReturnNormalizer(nn.Module):
     def scale(self) -> Tensor:
         """max(limit, high - low), a scalar."""
         return (self.range[1] - self.range[0]).clamp(min=self.limit)
+
+    @property
+    def span(self) -> Tensor:
+        """max(limit, range of the percentiles and 0), a scalar: how large a value is at most.
+
+        Where all returns are alike, their range says nothing about their size.
+        """
+        return (self.range[1].clamp(min=0) - self.range[0].clamp(max=0)).clamp(min=self.limit)

@@ -135,6 +135,10 @@ class ActorCriticBase(Socket):
     ) -> Tensor:
         """feature [N, F] -> action [N, A], without gradient."""
 
+    def value(self, feature: Tensor) -> Tensor:
+        """feature [N, F] -> the discounted return [N] that it expects; NaN where it has no say."""
+        return torch.full((len(feature),), torch.nan, device=feature.device)
+
     @abstractmethod
     def after_update(self) -> None:
         """What follows every optimiser step: slow copies move."""

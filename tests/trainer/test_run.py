@@ -228,6 +228,9 @@ def test_evaluation_is_reproducible_and_shares_episodes(finished: Path):
     assert scores["mean"] == pytest.approx(np.mean(scores["returns"]))
     assert scores["normalized"] == pytest.approx((scores["mean"] + 0.6) / 1.6)
     assert set(scores["lengths"]) == {9}
+    # The only reward comes with the last of nine actions.
+    assert scores["discounted"] == pytest.approx(agent.config.discount**8 * scores["mean"])
+    assert isinstance(scores["believed"], float)
 
 
 def test_pictures(finished: Path, tmp_path: Path):

@@ -77,7 +77,7 @@ def test_members_are_independent():
     critics = make_critics(critics=3, prior_scale=0.0, reach_penalty=0.0)
     heads: Any = list(critics.critics.members)
     assert not torch.equal(heads[0].mlp[0].weight, heads[1].mlp[0].weight)
-    values = critics.members(torch.randn(4, 5, F))
+    values = critics.soft_members(torch.randn(4, 5, F), torch.ones(()))
     names = dict(critics.critics.named_parameters())
     grads = torch.autograd.grad(values[1].sum(), list(names.values()))
     touched = {name for name, g in zip(names, grads, strict=True) if g.any()}

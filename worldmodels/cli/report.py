@@ -58,12 +58,20 @@ def _continual(args: argparse.Namespace, report: dict[str, Any], named: list[str
 def _ordinary(args: argparse.Namespace, report: dict[str, Any], named: list[str]) -> None:
     from worldmodels.report.learning import learning, learning_table
     from worldmodels.report.plots import draw_learning
+    from worldmodels.report.reach import draw_reach, reach, reach_table
 
     runs, passed = _read(named, lambda run: True, "")
     report |= learning(runs)
     report["notes"] += passed
-    tables = [learning_table(report)]
-    _answer(args, "Runs", report, tables, lambda folder: draw_learning(report["curves"], folder))
+    reached = [found for run in runs if (found := reach(Path(run.path)))]
+    report["reach"] = reached
+    tables = [learning_table(report), *([reach_table(reached)] if reached else [])]
+
+    def draw(folder: Path) -> dict[str, Path]:
+        plots = draw_learning(report["curves"], folder)
+        return plots | (draw_reach(reached, folder) if reached else {})
+
+    _answer(args, "Runs", report, tables, draw)
 
 
 def _answer(

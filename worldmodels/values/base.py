@@ -51,15 +51,15 @@ class ValueLearner(nn.Module, ABC):
     def forward(self, feature: Tensor) -> Estimate:
         """feature [N, T, F], attached or not -> its values."""
 
-    def bootstrap(self, estimate: Estimate, feature: Tensor, scale: Tensor) -> Tensor:
+    def bootstrap(self, estimate: Estimate, feature: Tensor, span: Tensor) -> Tensor:
         """The values [M, L + 1] that imagined returns bootstrap from.
 
         Of feature [M, L+1, F] (detached), the states 0..L-1 are inputs of the critic's loss and
-        the last is a target only. `scale` is the running range of returns, at least 1 (0-d).
+        the last is a target only. `span` is the running range of returns and 0, at least 1 (0-d).
         """
         return estimate.value
 
-    def losses(self, estimate: Estimate, feature: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    def losses(self, estimate: Estimate, feature: Tensor, span: Tensor) -> dict[str, Tensor]:
         """Further losses by name, of any shape, on the imagined states [M, L + 1, F]."""
         return {}
 
@@ -67,5 +67,5 @@ class ValueLearner(nn.Module, ABC):
         """Weight of every loss in `losses`."""
         return {}
 
-    def after_update(self, scale: Tensor) -> None:
+    def after_update(self, span: Tensor) -> None:
         """Called after every optimiser step; slow copies move here."""

@@ -34,7 +34,8 @@ class ValuesConfig:
     subset: int = 2
     """Critics drawn for each minimum, for the reducer subset_min."""
     prior_scale: float = 0.2
-    """Size of the frozen random function in every critic, in running ranges of returns; 0: none."""
+    """Size of the frozen random function in every critic, in running spans of returns (range of
+    their percentiles and 0); 0: none."""
     diversity: Literal["none", "gradient", "spread"] = "none"
     """What keeps critics apart at the last imagined state: a loss on the cosine between their
     gradients, or a bonus for their deviation."""
@@ -42,8 +43,8 @@ class ValuesConfig:
     """Weight of that loss."""
     reach_penalty: float = 0.3
     """Taken off a bootstrap at a state that is far from all that critics learned at, in running
-    ranges of returns; 0: nothing."""
-    novelty: Literal["exact", "rnd", "knn"] = "rnd"
+    spans of returns; 0: nothing."""
+    novelty: Literal["exact", "rnd", "knn"] = "knn"
     """How far a state is judged to be: a table of all states (small tasks), random network
     distillation, or the distance to the nearest of a memory."""
     memory: int = 4096

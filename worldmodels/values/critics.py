@@ -50,22 +50,22 @@ class Critics(ValueLearner):
         """feature [N, T, F], attached or not -> its values."""
         return CriticsEstimate(self, feature)
 
-    def bootstrap(self, estimate: Estimate, feature: Tensor, scale: Tensor) -> Tensor:
-        """The last value less `reach_penalty` x scale x novelty (0 to 1) of its state.
+    def bootstrap(self, estimate: Estimate, feature: Tensor, span: Tensor) -> Tensor:
+        """The last value less `reach_penalty` x span x novelty (0 to 1) of its state.
 
         The novelty is against all critic inputs so far, those of this rollout included.
         """
         if self.novelty is None:
             return estimate.value
         self.novelty.observe(feature[:, :-1])
-        penalty = self.config.reach_penalty * scale * self.novelty(feature[:, -1])
+        penalty = self.config.reach_penalty * span * self.novelty(feature[:, -1])
         return torch.cat([estimate.value[:, :-1], (estimate.value[:, -1] - penalty)[:, None]], 1)
 
-    def losses(self, estimate: Estimate, feature: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    def losses(self, estimate: Estimate, feature: Tensor, span: Tensor) -> dict[str, Tensor]:
         """`diversity` of the members where they are only bootstrapped from, and `novelty`."""
         losses = {}
         if self.config.diversity != "none":
-            losses["diversity"] = diversity(self, feature[:, -1], scale)
+            losses["diversity"] = diversity(self, feature[:, -1], span)
         if self.novelty is not None and self.novelty.learns:
             losses["novelty"] = self.novelty.loss(feature[:, :-1])
         return losses
@@ -80,17 +80,23 @@ class Critics(ValueLearner):
         return weights
 
     @torch.no_grad()
-    def after_update(self, scale: Tensor) -> None:
-        """The slow copies follow, the priors keep pace with the range of returns."""
+    def after_update(self, span: Tensor) -> None:
+        """The slow copies follow, the priors keep pace with the span of returns."""
         torch._foreach_lerp_(
             list(self.slow.parameters()), list(self.critics.parameters()), self.options.slow_rate
         )
-        self.priors.keep_pace(scale)
+        self.priors.keep_pace(span)
 
-    def members(self, feature: Tensor, twice: bool = False) -> Tensor:
-        """feature [..., F] -> every critic's value [V, ...], attached."""
-        mean = TwoHot.from_logits(self.critics(feature, twice)).mean()
-        return mean + self.priors(feature, twice)
+    def soft_members(self, feature: Tensor, span: Tensor, twice: bool = False) -> Tensor:
+        """feature [..., F] -> every critic's value in spans, prior included [V, ...], attached.
+
+        What diversity acts on: the expectation over the bins within one span. The others reach to
+        4.9e8, and a millionth of probability there would be the cheapest way to differ.
+        """
+        logits = self.critics(feature, twice).float()
+        bins = default_bins(logits.device)
+        likely = logits.masked_fill(bins.abs() > span, -torch.inf).softmax(-1)
+        return (likely * bins).sum(-1) / span + self.priors(feature, twice) / span
 
 
 class CriticsEstimate(Estimate):

@@ -8,7 +8,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from worldmodels.distributions import symlog
 from worldmodels.values.configs import ValuesConfig
 
 SMALLEST = 1e-2
@@ -20,27 +19,27 @@ class Members(Protocol):
 
     config: ValuesConfig
 
-    def members(self, feature: Tensor, twice: bool = False) -> Tensor:
+    def soft_members(self, feature: Tensor, span: Tensor, twice: bool = False) -> Tensor:
         """feature [..., F] -> [V, ...]; with `twice`, it can be differentiated twice."""
         ...
 
 
-def diversity(critics: Members, feature: Tensor, scale: Tensor) -> Tensor:
+def diversity(critics: Members, feature: Tensor, span: Tensor) -> Tensor:
     """`config.diversity` at feature [N, F] (detached) -> [N]; V is at least 2."""
     if critics.config.diversity == "gradient":
-        return cosine(critics, feature)
-    return -spread(critics.members(feature), scale)
+        return cosine(critics, feature, span)
+    return -spread(critics.soft_members(feature, span))
 
 
-def cosine(critics: Members, feature: Tensor) -> Tensor:
+def cosine(critics: Members, feature: Tensor, span: Tensor) -> Tensor:
     """Mean cosine between the members' gradients by the state, 1 / (V (V-1)) sum_{i != j} -> [N].
 
     Of EDAC (An et al. 2021, arXiv 2110.01548), which differentiates by the action; a state-value
-    critic has none. The gradient is that of symlog(v_i), which bounds its size.
+    critic has none.
     """
     point = feature.detach().requires_grad_()
     with torch.enable_grad():
-        values = symlog(critics.members(point, twice=True))  # [V, N]
+        values = critics.soft_members(point, span, twice=True)  # [V, N]
         slopes = [torch.autograd.grad(v.sum(), point, create_graph=True)[0] for v in values]
         slope = torch.stack(slopes)  # [V, N, F]
         direction = slope / (slope.norm(dim=-1, keepdim=True) + SMALLEST)
@@ -49,10 +48,9 @@ def cosine(critics: Members, feature: Tensor) -> Tensor:
     return total / (count * (count - 1))
 
 
-def spread(members: Tensor, scale: Tensor) -> Tensor:
-    """log of the members' deviation in ranges of returns, at most 0: members [V, N] -> [N].
+def spread(members: Tensor) -> Tensor:
+    """log of the members' deviation, at most 0: members [V, N] -> [N].
 
-    Once the members differ by the whole range, more is no use.
+    Once values differ by a span of returns, more is no use.
     """
-    deviation = (members.var(0, correction=0) + 1e-8).sqrt()
-    return (deviation / scale).log().clamp(max=0.0)
+    return (members.var(0, correction=0) + 1e-8).sqrt().log().clamp(max=0.0)

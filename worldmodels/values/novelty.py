@@ -10,13 +10,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from worldmodels.heads import Head
 from worldmodels.values.configs import ValuesConfig
-from worldmodels.values.ensemble import draw_biases
 
 DECAY = 0.99
 """Memory of the level from which on a state counts as novel."""
-LAYERS, OUTPUTS = 2, 32
+OUTPUTS = 32
 """Of the two networks of `rnd`."""
 TABLE, GRID = 2**22, 64.0
 """Cells of the table of `exact`; how many of its steps one unit of a feature has."""
@@ -102,26 +100,45 @@ class _Levelled(Novelty):
 
 
 class RandomDistillation(_Levelled):
-    """The squared error of a network that learns, at inputs only, what a random network says."""
+    """The squared error of a network that learns, at inputs only, what a random network says.
+
+    Both read the feature standardised over the inputs so far and have no normalisation inside,
+    which would hide how large a feature is.
+    """
 
     learns = True
 
     def __init__(self, feature_size: int, units: int):
         super().__init__()
-        sizes = (feature_size, units, LAYERS, OUTPUTS)
-        self.target = Head(*sizes, scale=1.0).requires_grad_(False)
-        self.predictor = Head(*sizes, scale=1.0)
-        draw_biases(self.target)
-        draw_biases(self.predictor)
+        self.mean: Tensor
+        self.square: Tensor
+        self.register_buffer("mean", torch.zeros(feature_size))
+        self.register_buffer("square", torch.zeros(feature_size))
+        self.target = _network(feature_size, units).requires_grad_(False)
+        self.predictor = _network(feature_size, units)
+
+    @torch.no_grad()
+    def observe(self, inputs: Tensor) -> None:
+        """The moments and the level follow the inputs [M, L, F]."""
+        flat, rate = inputs.flatten(0, 1).float(), torch.where(self.level > 0, 1 - DECAY, 1.0)
+        self.mean.lerp_(flat.mean(0), rate)
+        self.square.lerp_(flat.square().mean(0), rate)
+        super().observe(inputs)
 
     def raw(self, feature: Tensor) -> Tensor:
         """feature [..., F] -> mean squared error [...] float32."""
-        error = self.predictor(feature).float() - self.target(feature).float()
-        return error.square().mean(-1)
+        deviation = (self.square - self.mean.square()).clamp(min=1e-6).sqrt()
+        x = (feature.float() - self.mean) / deviation
+        return (self.predictor(x).float() - self.target(x).float()).square().mean(-1)
 
     def loss(self, inputs: Tensor) -> Tensor:
         """inputs [M, L, F] -> [M, L]."""
         return self.raw(inputs)
+
+
+def _network(size: int, units: int) -> nn.Sequential:
+    hidden = [nn.Linear(size, units), nn.SiLU(), nn.Linear(units, units), nn.SiLU()]
+    return nn.Sequential(*hidden, nn.Linear(units, OUTPUTS))
 
 
 class NearestNeighbour(_Levelled):

@@ -10,17 +10,17 @@ from worldmodels.values.ensemble import Ensemble, draw_biases
 
 
 class Priors(nn.Module):
-    """beta p_i(z): p_i has mean 0 and deviation 1 over the first batch, beta = share x range.
+    """beta p_i(z): p_i has mean 0 and deviation 1 over the first batch, beta = share x span.
 
-    The range of returns grows as values do, and a fixed beta would lose its effect; but every
-    change of beta shifts all targets, so that it follows only when the range has doubled. With
+    The span of returns grows as values do, and a fixed beta would lose its effect; but every
+    change of beta shifts all targets, so that it follows only when it has doubled. With
     share 0 there are no networks, and the priors are exactly zero.
     """
 
     def __init__(self, count: int, in_features: int, units: int, layers: int, share: float):
         super().__init__()
         self.share, self.count = share, count
-        self.range: Tensor
+        self.span: Tensor
         self.shift: Tensor
         self.deviation: Tensor
         self.seen: Tensor
@@ -28,7 +28,7 @@ class Priors(nn.Module):
             networks = Ensemble(count, in_features, units, layers, 1, scale=1.0)
             draw_biases(networks)
             self.networks = networks.requires_grad_(False)
-            self.register_buffer("range", torch.ones(()))
+            self.register_buffer("span", torch.ones(()))
             self.register_buffer("shift", torch.zeros(count))
             self.register_buffer("deviation", torch.ones(count))
             self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
@@ -42,13 +42,13 @@ class Priors(nn.Module):
         raw = self.networks(feature, twice).squeeze(-1).float()
         self._standardise(raw.detach())
         shape = (-1,) + (1,) * (raw.dim() - 1)
-        return self.share * self.range * (raw - self.shift.view(shape)) / self.deviation.view(shape)
+        return self.share * self.span * (raw - self.shift.view(shape)) / self.deviation.view(shape)
 
     @torch.no_grad()
-    def keep_pace(self, scale: Tensor) -> None:
-        """`scale` is the running range of returns, a 0-d tensor of at least 1."""
+    def keep_pace(self, span: Tensor) -> None:
+        """`span`: the running range of returns and 0, a 0-d tensor of at least 1."""
         if self.share:
-            self.range.copy_(torch.where(scale >= 2 * self.range, scale, self.range))
+            self.span.copy_(torch.where(span >= 2 * self.span, span, self.span))
 
     @torch.no_grad()
     def _standardise(self, raw: Tensor) -> None:
