@@ -1,6 +1,8 @@
-"""Which checkpoint a resumed run goes on from."""
+"""Where a resumed run goes on: at a checkpoint, or, where there was none yet, at its beginning."""
 
+import shutil
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,6 +40,29 @@ def load_newest(
         except UNFIT as error:
             say(f"checkpoint {path}: {_first_line(error)}")
     return None
+
+
+def set_aside(run: Path) -> str:
+    """Move what a run without a checkpoint has collected to a folder of its own; says which.
+
+    The run then begins again with the same seeds and collects the same rows: to take up the old
+    ones would give it these twice, without the parameters that had learned from them.
+    """
+    if not any((run / "replay").glob("*_*")):
+        return "no checkpoint yet: starting from the beginning"
+    folders = (run / f"set_aside_{number:02d}" for number in count())
+    aside = next(folder for folder in folders if not (folder / "replay").exists())
+    aside.mkdir(exist_ok=True)
+    for name in ("config.yaml", "status.json", "metrics.jsonl", "scores.jsonl"):
+        if (run / name).exists():
+            shutil.copy(run / name, aside)
+    (run / "replay").rename(aside / "replay")  # until here, nothing has changed
+    (run / "replay").mkdir()
+    return (
+        "the run was stopped before its first checkpoint, so it begins again at step 0 with the "
+        f"same seeds; what it had collected is kept in {aside} (`worldmodels replay inspect "
+        f"{aside}`) and may be deleted"
+    )
 
 
 def _load(path: Path, system: System, drop_damaged: bool) -> Loaded:

@@ -12,7 +12,7 @@ from worldmodels.errors import NonFinite, Stopped, UserError
 from worldmodels.evaluation import EvaluationStopped, describe, evaluate_all
 from worldmodels.files import save_tensors, unwritable
 from worldmodels.replay import CorruptReplay
-from worldmodels.resume import load_newest
+from worldmodels.resume import load_newest, set_aside
 from worldmodels.runtime.checkpoint import Checkpoints
 from worldmodels.runtime.clocks import Every, Timer
 from worldmodels.runtime.console import Console
@@ -248,7 +248,9 @@ class Trainer:
         self.set_status("running")
 
     def restore(self) -> None:
-        """Continue from the newest checkpoint that verifies; none yet means from the start."""
+        """Continue from the newest checkpoint that verifies; none yet means from the start, where
+        everything is as it was before its first step.
+        """
         self.checkpoints.clean()
         if found := load_newest(self.checkpoints, self.system, self.console.say):
             path, state, notes = found
@@ -267,15 +269,15 @@ class Trainer:
             for note in notes:
                 self.console.say(note)
             return
-        if self.checkpoints.steps() or self.folder.reached():
+        run = self.folder.path
+        if self.checkpoints.steps() or self.folder.was_saved():
             raise UserError(
                 f"no checkpoint in {self.checkpoints.folder} can be resumed: all are damaged or "
-                "gone, or the run was stopped before its first; nothing was changed, `worldmodels "
-                "replay export` reads its rows, and a new run folder starts anew"
+                f"gone; nothing was changed, `worldmodels replay export {run} --out DIR` reads its "
+                f"rows, and `worldmodels train --config {run / 'config.yaml'}` starts anew"
             )
-        self.system.replay.clear()
+        self.console.say(set_aside(run))
         self.logs.load_state_dict({"metrics": 0, "scores": 0})
-        self.console.say("no checkpoint yet: starting from the beginning")
 
     def dump(self, error: NonFiniteLoss) -> str:
         """Keep what gave no number beside the run; returns what to tell."""
@@ -289,4 +291,5 @@ class Trainer:
 
     def set_status(self, status: str) -> None:
         """Note the run's state in its folder."""
-        self.folder.set_status(status, self.system.step, self.config.steps)
+        saved = bool(self.checkpoints.steps())
+        self.folder.set_status(status, self.system.step, self.config.steps, saved=saved)

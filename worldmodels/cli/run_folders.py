@@ -43,9 +43,12 @@ def find_run(name: str) -> Path:
 
 
 def run_folders(root: Path) -> Iterator[Path]:
-    """Every run folder under `root`, itself included, in order of their names."""
-    configs = sorted(root.glob("**/config.yaml"))
-    return (config.parent for config in configs)
+    """Every run folder under `root`, itself included, in order of their names.
+
+    What lies inside a run is a part of it: rows that were set aside.
+    """
+    found = {config.parent for config in root.glob("**/config.yaml")}
+    return (folder for folder in sorted(found) if found.isdisjoint(folder.parents))
 
 
 def summarise(folder: Path) -> RunSummary:

@@ -85,12 +85,14 @@ class RunFolder:
         if self._fresh and not (self.path / "status.json").exists():
             shutil.rmtree(self.path, ignore_errors=True)
 
-    def reached(self) -> int:
-        """The step that the run's status tells, 0 where there is none."""
+    def was_saved(self) -> bool:
+        """Whether a checkpoint was ever written, as far as the run's status tells."""
         try:
-            return json.loads((self.path / "status.json").read_text())["step"]
+            return json.loads((self.path / "status.json").read_text())["saved"]
+        except FileNotFoundError:  # killed before its first step
+            return False
         except (OSError, ValueError, LookupError):
-            return 0
+            return True
 
     def set_status(self, status: str, step: int, steps: int, **extra: Any) -> None:
         """Note running, done, stopped or failed, and how far the run got."""
