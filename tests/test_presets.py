@@ -31,7 +31,18 @@ LADDER = {
 
 def test_the_names():
     streams = [f"continual-{stream}" for stream in ("atari", "catch", "coinrun", "minatar")]
-    rest = ["debug", "demo", "drama", "dreamerv3", "memory", "procgen", "reach", "small", "wmar"]
+    rest = [
+        "debug",
+        "demo",
+        "drama",
+        "dreamerv3",
+        "memory",
+        "procgen",
+        "ravl",
+        "reach",
+        "small",
+        "wmar",
+    ]
     methods = ["atari100k", *streams, *rest]
     assert preset_names() == [*methods, *LADDER]
     with pytest.raises(UserError, match="no preset 'size12'; did you mean 'size12m'"):
