@@ -112,6 +112,25 @@ def read_action_space(
     )
 
 
+def action_encoder(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
+    """Inverse of `read_action_space`'s function, for T recorded actions at once.
+
+    [T, ...] within `space` -> int64 [T] that count from 0, or float32 [T, A] in [-1, 1]. A Box of
+    these bounds keeps every bit.
+    """
+    if isinstance(space, spaces.Discrete):
+        return lambda actions: actions.astype(np.int64) - int(space.start)
+    assert isinstance(space, spaces.Box)
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+    middle, half_range = (low + high) / 2, np.where(high > low, (high - low) / 2, 1)
+
+    def encode(actions: np.ndarray) -> np.ndarray:
+        unit = np.clip((actions.astype(np.float64) - middle) / half_range, -1, 1)
+        return unit.reshape(len(actions), -1).astype(np.float32)
+
+    return encode
+
+
 def _scaled(space: spaces.Box) -> tuple[ActionSpec, Callable[[np.ndarray], np.ndarray]]:
     low, half_range = space.low.astype(np.float64), (space.high.astype(np.float64) - space.low) / 2
 

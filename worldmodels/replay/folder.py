@@ -1,7 +1,4 @@
-"""A run's replay on disk, read without the run: what is there, whether it is whole, its episodes.
-
-Letters: k actions of an episode, which make k + 1 rows.
-"""
+"""A run's replay on disk, read without the run: what is there, whether it is whole, its episodes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +12,8 @@ from worldmodels.replay.checkpoint import open_checkpoint, read_checkpoint, veri
 from worldmodels.replay.files import CorruptReplay
 from worldmodels.replay.journal import Journal, Tail
 from worldmodels.replay.manifest import LAYOUT, MANIFEST, Entry, damaged_lines, read_layout
+from worldmodels.replay.recorded import Recorded
 from worldmodels.replay.rows import FLAGS, Rollout, RowLayout
-from worldmodels.replay.storage import Arrays
 
 
 @dataclass(frozen=True)
@@ -31,18 +28,6 @@ class Piece:
     rollout: Rollout
 
 
-@dataclass(frozen=True)
-class Episode:
-    """A whole episode: k + 1 observations, k actions and rewards."""
-
-    obs: dict[str, np.ndarray]
-    action: np.ndarray
-    reward: np.ndarray
-    terminated: bool
-    """Else truncated."""
-    task: int
-
-
 class ReplayFolder:
     """The folder `replay` of a run, as the last process left it. Nothing is changed."""
 
@@ -52,6 +37,8 @@ class ReplayFolder:
         try:
             known = read_layout(self.path)
             self.layout, self.lanes = RowLayout.from_json(known), int(known["lanes"])
+            discrete = self.layout.spec.action.kind == "discrete"
+            self._action = np.int64 if discrete else np.float32
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{run} has no replay that can be read ({self.path / LAYOUT} is missing or "
@@ -67,13 +54,15 @@ class ReplayFolder:
         """Rows of segments that were open."""
         self.row_bytes = journal.row_bytes
 
-    def pieces(self) -> Iterator[Piece]:
-        """All rows, in the order of their ids."""
+    def pieces(self, verify: bool = False) -> Iterator[Piece]:
+        """All rows, in the order of their ids; with `verify` their files' checksums are compared."""
         for one in sorted([*self.entries, *self.tails], key=lambda one: one.first):
             if isinstance(one, Tail):
                 rollout = self.layout.rollout(lambda one=one: one.columns)
                 yield Piece(one.first, one.rows, one.rows * self.row_bytes, rollout)
             else:
+                if verify:
+                    self._archive.verify(one.file)
                 with self._archive.open(one.file) as arrays:
                     rollout = self.layout.rollout(lambda arrays=arrays: arrays)
                     yield Piece(one.first, one.rows, one.file.size, rollout)
@@ -106,43 +95,38 @@ class ReplayFolder:
             names = [name for name in saved if name.endswith("segments")]
             return {name.rpartition("/")[0] or "kept": set(saved[name].tolist()) for name in names}
 
-    def episodes(self) -> Iterator[Episode]:
+    def recorded(self, verify: bool = False) -> Iterator[Recorded]:
+        """The rows of every piece; with `verify` a damaged file is an error, not a surprise."""
+        for piece in self.pieces(verify):
+            rollout = piece.rollout
+            flags = {name: np.array(rollout.flag(name)) for name in FLAGS}
+            yield Recorded(
+                obs={key: np.array(values) for key, values in rollout.obs.items()},
+                prev_action=rollout.prev_action.astype(self._action),
+                reward=np.array(rollout.reward),
+                task=np.array(rollout.task),
+                first=piece.first,
+                **flags,
+            )
+
+    def episodes(self) -> Iterator[Recorded]:
         """Every episode whose rows are all there, lane by lane."""
-        parts: list[Arrays] = []
+        parts: list[Recorded] = []
         """Of the episode that goes on, from its first row; empty where that is not there."""
         expected = -1
-        for piece in self.pieces():
-            if piece.first != expected:
+        for rows in self.recorded():
+            if rows.first != expected:
                 parts = []
-            expected = piece.first + piece.rows
-            rows = _fields(piece.rollout)
+            expected = rows.first + len(rows)
             begin = 0
-            for end in [*(np.flatnonzero(rows["is_last"]) + 1).tolist(), piece.rows]:
-                part = {name: values[begin:end] for name, values in rows.items()}
-                if end > begin and (parts or part["is_first"][0]):
+            for end in [*(np.flatnonzero(rows.is_last) + 1).tolist(), len(rows)]:
+                part = rows[begin:end]
+                if end > begin and (parts or part.is_first[0]):
                     parts.append(part)
-                if parts and parts[-1]["is_last"][-1]:
-                    yield _episode(parts)
+                if parts and parts[-1].is_last[-1]:
+                    yield Recorded.cat(parts)
                     parts = []
                 begin = end
-
-
-def _fields(rollout: Rollout) -> Arrays:
-    """Everything of a rollout's rows, by name."""
-    fields = {name: getattr(rollout, name) for name in ("reward", "prev_action", "task")}
-    flags = {name: rollout.flag(name) for name in FLAGS}
-    return {**fields, **flags, **{f"obs.{key}": value for key, value in rollout.obs.items()}}
-
-
-def _episode(parts: list[Arrays]) -> Episode:
-    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Episode(
-        obs={k.removeprefix("obs."): v for k, v in rows.items() if k.startswith("obs.")},
-        action=rows["prev_action"][1:],
-        reward=rows["reward"][1:],
-        terminated=bool(rows["is_terminal"][-1]),
-        task=int(rows["task"][0]),
-    )
 
 
 def _complaint(check: Callable[[], None]) -> str:

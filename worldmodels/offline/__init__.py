@@ -1,0 +1,1 @@
+"""Static data sets: read, checked, turned into rows, and written."""
