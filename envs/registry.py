@@ -5,7 +5,8 @@ Three ways to plug in an environment of your own: `register`, an entry point in 
 environment's own module is imported when it is made.
 """
 
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass, make_dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -138,8 +139,23 @@ def config_for(name: str) -> Any:
     return config_class(name=name)
 
 
+class _Absent:
+    """Marks the configs of environments that are not here."""
+
+
+def absent_config(options: Mapping[str, Any]) -> Any:
+    """The config of an environment that is not to be found here: its `name`, and other options as
+    they were noted. `make` says why there is none.
+    """
+    noted = {k: tuple(value) if isinstance(value, list) else value for k, value in options.items()}
+    kinds = [(k, tuple[str, ...] if isinstance(v, tuple) else type(v)) for k, v in noted.items()]
+    return make_dataclass("AbsentConfig", kinds, bases=(_Absent,), frozen=True)(**noted)
+
+
 def make(config: Any, seed: int) -> "Env":
     """The environment of `config`, its random streams drawn from `seed`."""
+    if isinstance(config, _Absent):
+        config = config_for(config.name)  # says why there is none
     family = _family_of(config.name)
     if family.library and find_spec(family.library) is None:
         raise UserError(

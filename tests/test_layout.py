@@ -62,6 +62,7 @@ MAY_IMPORT = {
     "optimizer": {"errors", "kinds", "sockets"},
     "learner": MATHS | {"imagination", "kinds", "optimizer", "sockets"},
     "replay": {"backbones.base", "envs.spec", "errors", "files", "objects", "parts"},
+    "offline": {"config", "config_file", "envs", "errors", "files", "replay"},
 }
 """Longest prefix counts; every part may import itself. What is not listed stands above them all."""
 

@@ -18,6 +18,8 @@ from worldmodels.envs.spec import ActionSpec, EnvSpec
 from worldmodels.errors import UserError
 from worldmodels.learner import build_models
 from worldmodels.objects import Carry
+from worldmodels.offline.dataset import References
+from worldmodels.offline.record import read_record
 from worldmodels.runtime.checkpoint import Checkpoints, step_of, verify
 from worldmodels.runtime.fabric import choose_device
 from worldmodels.sockets import ActorCriticBase, WorldModelBase
@@ -43,9 +45,12 @@ class Agent:
         spec: EnvSpec,
         step: int = 0,
         autocast: Any = None,
+        references: References | None = None,
     ):
         self.world_model, self.actor_critic = world_model, actor_critic
         self.config, self.spec, self.step = config, spec, step
+        self.references = references or References()
+        """Scores that the data set it learned from calls 0 and 1, if there was one."""
         self.device = next(actor_critic.parameters()).device  # known dynamics have none
         self._autocast = autocast or (lambda: torch.autocast(self.device.type, enabled=False))
 
@@ -61,12 +66,20 @@ class Agent:
         config = load_config_file(run / "config.yaml")
         path = find_checkpoint(run, checkpoint)
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        spec = env_spec(config.env)
+        record = read_record(run)
+        spec = record.spec if record else env_spec(config.env)
         world_model, actor_critic = build_models(config, spec)
         world_model.load_state_dict(state["learner"]["world_model"])
         actor_critic.load_state_dict(state["learner"]["actor_critic"])
         place = choose_device(replace(config, device=device, precision="auto"))[0]
-        return cls(world_model.to(place), actor_critic.to(place), config, spec, state["step"])
+        return cls(
+            world_model.to(place),
+            actor_critic.to(place),
+            config,
+            spec,
+            state["step"],
+            references=record.references if record else None,
+        )
 
     @torch.no_grad()
     def act(

@@ -1,5 +1,7 @@
 """Environments <-> agent: writes what arrives into the replay. Letters: E environments."""
 
+import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,20 +9,38 @@ import torch
 
 from worldmodels.agent import Agent, Memory
 from worldmodels.backbones.base import State
+from worldmodels.config import Config
+from worldmodels.envs.registry import make
 from worldmodels.envs.spec import ActionSpec
 from worldmodels.envs.vector import VecEnv
 from worldmodels.replay import Replay
+from worldmodels.runtime.seeding import stream_seed
+
+ENVS = "envs.pkl"
+"""States of environments hold numpy arrays, which `torch.load` refuses: a file of their own."""
 
 
 class Collector:
     """Steps all environments once a call; keeps the acting state and the running returns."""
 
-    def __init__(self, envs: VecEnv, agent: Agent, replay: Replay, generator: torch.Generator):
+    def __init__(
+        self,
+        config: Config,
+        envs: VecEnv,
+        agent: Agent,
+        replay: Replay,
+        generator: torch.Generator,
+    ):
         self.envs, self.agent, self.replay, self.generator = envs, agent, replay, generator
+        self._config = config
         self._action = no_action(envs.spec.action, envs.num_envs)
         self._memory: Memory = agent.initial(envs.num_envs)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
+
+    def start(self) -> list[str]:
+        """Nothing comes before the first step."""
+        return []
 
     def collect(self) -> tuple[int, list[dict[str, Any]]]:
         """One row of every environment; returns the actions that were executed and, for every
@@ -47,8 +67,10 @@ class Collector:
         ]
         return int(step.is_real_step.sum()), ended
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that decides the next row, except the environments' own states."""
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Everything that decides the next row; the environments' states go into the folder."""
+        with (folder / ENVS).open("wb") as file:
+            pickle.dump(self.envs.get_state(), file)
         return {
             "action": torch.from_numpy(self._action),
             "carry": self._memory.carry.save(),
@@ -59,8 +81,18 @@ class Collector:
             "generator": self.generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> list[str]:
-        """Inverse of `state_dict`; returns what could not be continued exactly."""
+    def load(self, folder: Path, state: dict[str, Any], step: int) -> list[str]:
+        """Inverse of `save`, at agent step `step`; returns what could not be continued exactly.
+
+        An empty state is that of a run that has collected nothing: all begins here.
+        """
+        if not state:
+            return ["the environments are stepped from here on; the replay goes on behind its rows"]
+        with (folder / ENVS).open("rb") as file:
+            states = pickle.load(file)
+        return [*self._load_acting(state), *self._load_envs(states, step)]
+
+    def _load_acting(self, state: dict[str, Any]) -> list[str]:
         device = self.agent.device
         spec = self.agent.world_model.carry_spec()
         self._action = state["action"].numpy()
@@ -72,12 +104,16 @@ class Collector:
         self.generator.set_state(state["generator"])
         return []
 
-    def restore_envs(self, states: list[dict[str, Any] | None]) -> list[int]:
+    def _load_envs(self, states: list[dict[str, Any] | None], step: int) -> list[str]:
         """Continue the environments; the lanes of those that cannot be are cut and named."""
         lost = self.envs.set_state(states)
         for lane in lost:
             self.replay.end_lane(lane)
-        return lost
+        for lane in (lane for lane in lost if states[lane] is None):  # not a stream: it goes on
+            self.envs.envs[lane].close()
+            seed = stream_seed(self._config.seed, f"envs/{lane}/{step}")
+            self.envs.envs[lane] = make(self._config.env, seed)
+        return [f"environments {lost} cannot be saved: they start new episodes"] if lost else []
 
 
 def no_action(spec: ActionSpec, count: int) -> np.ndarray:

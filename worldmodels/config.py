@@ -116,6 +116,9 @@ class Config:
     """Sequence backbone and its options."""
     steps: int = 100_000
     """Agent steps of the run, over all environments."""
+    offline: str = ""
+    """Data set to learn from while no environment is stepped; a step is then an update. A Minari
+    data set (folder or id), a run folder, or .npz files (docs/offline.md)."""
     seed: int = 0
     """Every random stream of the run derives from this."""
     device: str = "auto"
@@ -174,5 +177,7 @@ class Config:
 
     @property
     def updates_per_step(self) -> float:
-        """Learner updates per agent step that `train_ratio` amounts to."""
+        """Learner updates per agent step that `train_ratio` amounts to; one while offline."""
+        if self.offline:
+            return 1.0
         return self.train_ratio / (self.replay.batch_size * self.replay.batch_length)

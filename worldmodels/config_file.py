@@ -14,7 +14,7 @@ from typing import Any, get_type_hints
 import yaml
 
 from worldmodels.config import Config
-from worldmodels.envs.registry import config_for
+from worldmodels.envs.registry import absent_config, config_for
 from worldmodels.envs.values import read_value
 from worldmodels.errors import UserError, near
 from worldmodels.kinds import actor_critic_config, optimizer_config, world_model_config
@@ -84,14 +84,31 @@ def from_dict(
 
     `spell` gives the name by which an error calls a dotted option.
     """
-    for block, defaults_of in DEFAULTS_OF.items():
+    offline = bool(options.get("offline"))
+    for block in DEFAULTS_OF:
         given = options.get(block)
         if isinstance(given, Mapping) and "name" in given:
-            defaults = defaults_of(read_value(given["name"], str, spell(f"{block}.name")))
+            name, defaults = given["name"], getattr(base, block)
+            if name != defaults.name:
+                read_value(name, str, spell(f"{block}.name"))
+                defaults = defaults_for(block, given, offline)
             if defaults.name != getattr(base, block).name:
                 base = replace(base, **{block: defaults})
             options = {**options, block: {**given, "name": defaults.name}}
     return _apply(options, base, "", base, spell)
+
+
+def defaults_for(block: str, given: Mapping[str, Any], offline: bool) -> Any:
+    """The default options of what a block names.
+
+    With a data set to learn from, `offline`, an environment may be missing; its options are kept.
+    """
+    try:
+        return DEFAULTS_OF[block](given["name"])
+    except UserError:
+        if block != "env" or not offline:
+            raise
+        return absent_config(given)
 
 
 def option_names(config: Any, prefix: str = "") -> Iterator[str]:
@@ -146,7 +163,15 @@ _FIXED = ("env.", "backbone.", "seed", "num_envs", "replay.", "optimizer.name")
 
 
 def check_resumable(saved: Config, config: Config) -> None:
-    """Refuse to resume a run of `saved` as `config` where its checkpoints would not fit."""
+    """Refuse to resume a run of `saved` as `config` where its checkpoints would not fit.
+
+    A run that learned from a data set may go on without it: then its environment is stepped.
+    """
+    if config.offline not in ("", saved.offline):
+        raise UserError(
+            f"a resumed run keeps what it learns from, so --offline stays {saved.offline or 'none'}"
+            "; leave it out, or start a new run for another data set"
+        )
     fixed = _FIXED
     for block in ("world_model", "actor_critic"):
         fixed += tuple(f"{block}.{name}" for name in ("name", *getattr(saved, block).SHAPES))

@@ -17,21 +17,23 @@ def dry_run(config: Config) -> dict[str, Any]:
     """Build everything in memory, collect one batch, and time a second update after a first."""
     with TemporaryDirectory() as folder:  # where a replay on disk keeps its rows
         on_disk = Path(folder) if config.replay.storage == "disk" else None
-        return _measure(config, System(config, on_disk))
+        system = System(config, on_disk)
+        try:
+            return _measure(config, system)
+        finally:
+            system.supply.close()
 
 
 def _measure(config: Config, system: System) -> dict[str, Any]:
-    try:
-        while not system.ready():
-            system.collect()
-        system.update()
-        began = time.perf_counter()
-        system.update()
-        if system.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - began
-    finally:
-        system.envs.close()
+    system.collector.start()
+    while not system.ready():
+        system.collect()
+    system.update()
+    began = time.perf_counter()
+    system.update()
+    if system.device.type == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
     updates = config.steps * config.updates_per_step
     return {
         "description": system.describe(),

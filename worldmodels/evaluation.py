@@ -1,6 +1,6 @@
 """Whole episodes on environments and random streams of their own; training never notices."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,7 @@ def evaluate(
         envs.close()
     returns = [episode.total for episode in played]
     believed = float(np.mean([episode.believed for episode in played]))
+    low, high = _anchors(agent, envs.spec)
     return {
         "env": config.name,
         "episodes": episodes,
@@ -50,9 +51,9 @@ def evaluate(
         "median": float(np.median(returns)),
         "min": float(np.min(returns)),
         "max": float(np.max(returns)),
-        "random_score": envs.spec.random_score,
-        "reference_score": envs.spec.reference_score,
-        "normalized": normalized(float(np.mean(returns)), envs.spec),
+        "random_score": low,
+        "reference_score": high,
+        "normalized": normalized(float(np.mean(returns)), low, high),
         "greedy": greedy,
         "seed": seed,
         "step": agent.step,
@@ -68,12 +69,14 @@ def evaluate_all(
     options: EvaluationConfig,
     seed: int,
     stop: Callable[[], bool] = lambda: False,
+    tasks: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """`evaluate` on everything that the agent's run is evaluated on: (label, scores) one by one.
+    """`evaluate` on `tasks`, by default on all that the agent's run is evaluated on: (label,
+    scores) one by one.
 
     Every task gets the same seed, so that none depends on which others there are.
     """
-    for label, env in evaluations(agent.config.env).items():
+    for label, env in (evaluations(agent.config.env) if tasks is None else tasks).items():
         scores = evaluate(
             agent,
             options.episodes,
@@ -138,8 +141,18 @@ def _play(agent, envs, quota, seed, greedy, stop) -> list[_Episode]:
     return played
 
 
-def normalized(score: float, spec: EnvSpec) -> float | None:
-    """(score - random) / (reference - random), or None where the references are not known."""
-    if spec.random_score is None or spec.reference_score is None:
+def _anchors(agent: Agent, spec: EnvSpec) -> tuple[float | None, float | None]:
+    """What counts as 0 and 1: the scores of the data set that was learned from, if it tells both,
+    else those of the environment.
+    """
+    own = agent.references
+    if own.low is not None and own.high is not None:
+        return own.low, own.high
+    return spec.random_score, spec.reference_score
+
+
+def normalized(score: float, low: float | None, high: float | None) -> float | None:
+    """(score - low) / (high - low), or None where the references are unknown or equal."""
+    if low is None or high is None or low == high:
         return None
-    return (score - spec.random_score) / (spec.reference_score - spec.random_score)
+    return (score - low) / (high - low)

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from worldmodels.config import Config
-from worldmodels.config_file import DEFAULTS_OF, apply_file, from_dict, read_options
+from worldmodels.config_file import (
+    DEFAULTS_OF,
+    apply_file,
+    defaults_for,
+    from_dict,
+    read_options,
+)
 from worldmodels.envs.registry import config_for
 from worldmodels.errors import UserError, near
 
@@ -114,7 +120,12 @@ def load_config(
         options["backbone"] = backbone
     name = backbone.get("name") if isinstance(backbone, Mapping) else backbone
     chosen = choose_config(
-        env, presets, config_file, name, device=str(options.get("device", "auto"))
+        env,
+        presets,
+        config_file,
+        name,
+        device=str(options.get("device", "auto")),
+        offline=bool(options.get("offline")),
     )
     return chosen.with_options(options)
 
@@ -127,15 +138,19 @@ def choose_config(
     *,
     device: str = "auto",
     look_for_gpu: bool = True,
+    offline: bool = False,
 ) -> Chosen:
     """Defaults, then presets (given ones, or those that suit environment and device), then a file.
 
-    Without `look_for_gpu` no device is looked for, and `auto` counts as a CPU.
+    Without `look_for_gpu` no device is looked for, and `auto` counts as a CPU. `offline`: a data
+    set will be named, so that the environment itself may be missing.
     """
     file = Path(config_file) if config_file else None
     from_file = read_options(file) if file else {}
     env_name = env or _named(from_file, "env") or "catch"
-    env_config = config_for(env_name)
+    noted = from_file.get("env", {}) if env_name == _named(from_file, "env") else {}
+    offline = offline or bool(from_file.get("offline"))
+    env_config = defaults_for("env", {**noted, "name": env_name}, offline)
     asked_for = presets is not None
     if presets is None:
         wanted = device if device != "auto" else str(from_file.get("device", "auto"))
@@ -184,7 +199,8 @@ def _for_choice(layer: Mapping[str, Any], config: Config) -> dict[str, Any]:
     result = {key: value for key, value in layer.items() if key != "backbones"}
     for block, defaults_of in DEFAULTS_OF.items():
         name = _named(layer, block)
-        if name and defaults_of(name).name != getattr(config, block).name:
+        chosen = getattr(config, block).name
+        if name and name != chosen and defaults_of(name).name != chosen:
             del result[block]
     widths = layer.get("backbones", {}).get(config.backbone.name, {})
     return result | ({"backbone": widths} if widths else {})

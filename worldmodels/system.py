@@ -1,19 +1,15 @@
 """The parts of a run and how data flows between them: collector, replay, learner.
 
-envs -> collector -> replay -> world model -> imagination -> actor-critic -> policy -> collector
+supply -> collector -> replay -> world model -> imagination -> actor-critic -> policy -> collector
 """
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from worldmodels.agent import Agent
-from worldmodels.collector import Collector
 from worldmodels.config import Config
-from worldmodels.envs.registry import describe_schedule, make
-from worldmodels.envs.vector import make_vec
 from worldmodels.files import save_tensors
 from worldmodels.learner import Learner
 from worldmodels.objects import Batch
@@ -34,6 +30,7 @@ from worldmodels.runtime.seeding import (
     set_global_states,
     stream_seed,
 )
+from worldmodels.supply import open_supply
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -45,9 +42,12 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class System:
-    """The parts of a run, built from its config, and how far they got."""
+    """The parts of a run, built from its config, and how far they got.
 
-    def __init__(self, config: Config, replay_folder: Path | None):
+    `folder` is the run's, if it has one: the replay keeps its rows there.
+    """
+
+    def __init__(self, config: Config, folder: Path | None):
         apply_torch_settings(config)
         keep_freed_memory()
         device, precision, self.reasons = choose_device(config)
@@ -55,27 +55,29 @@ class System:
         seed_globals(config.seed)
         self.config, self.device = config, fabric.device
         self.kernels = choose_kernels(self.device)
-        self.envs = make_vec(config.env, config.num_envs, stream_seed(config.seed, "envs"))
-        self.learner = Learner(config, self.envs.spec, fabric)
+        self.supply = open_supply(config, folder)
+        spec = self.supply.spec
+        self.learner = Learner(config, spec, fabric)
         self.agent = Agent(
             self.learner.world_model,
             self.learner.actor_critic,
             config,
-            self.envs.spec,
+            spec,
             autocast=fabric.autocast,
+            references=self.supply.references,
         )
         self.replay = Replay(
             config.replay,
-            self.envs.spec,
+            spec,
             self.learner.world_model.carry_spec(),
             config.num_envs,
-            replay_folder,
+            folder / "replay" if folder else None,
             stream_seed(config.seed, "replay"),
-            reserve=config.steps + config.steps // 8,  # every episode adds a row to its steps
+            reserve=self.supply.reserve,
             device=self.device,
         )
         acting = generator(config.seed, "acting", self.device)
-        self.collector = Collector(self.envs, self.agent, self.replay, acting)
+        self.collector = self.supply.collector(self.agent, self.replay, acting)
         self.step = 0
         self.ratio = Ratio(config.updates_per_step)
         self.means = Means()
@@ -131,7 +133,7 @@ class System:
 
     def describe(self) -> list[str]:
         """What was chosen for this run, and why."""
-        config, spec = self.config, self.envs.spec
+        config = self.config
         models = (self.learner.world_model, self.learner.actor_critic)
         counts = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in models]
         state = self.agent.initial(1).carry.nbytes_per_row
@@ -142,33 +144,22 @@ class System:
         return [
             *self.reasons,
             *(f"kernel {k.operator}: {k.implementation} ({k.reason})" for k in self.kernels),
-            f"environment {spec.name}: {config.num_envs} of them, "
-            + ", ".join(f"{key} {o.kind} {o.shape}" for key, o in spec.obs.items())
-            + f"; {spec.action.size} {spec.action.kind} actions; frame skip {spec.frame_skip}",
+            *self.supply.describe(),
             f"world model {counts[0]:,} parameters ({self.learner.world_model.describe(config)}), "
             f"actor-critic {counts[1]:,}; model state {state / 1024:.1f} KiB; imagination starts "
             f"from {starts}{source}, {starts * state / 2**20:.1f} MiB",
             *self.learner.actor_critic.describe(config),
-            *describe_schedule(config.env, config.steps),
             self.replay.describe(),
-            f"train ratio {config.train_ratio:g} replayed rows per agent step = "
-            f"{config.updates_per_step:.4g} updates per agent step, from {batch} rows in the "
-            "replay on",
         ]
 
     def save(self, folder: Path) -> dict[str, Any]:
-        """Write replay and environment states into a checkpoint's folder; returns the rest.
-
-        Environment states hold numpy arrays, which `torch.load` refuses, so they are pickled apart.
-        """
+        """Write replay and environment states into a checkpoint's folder; returns the rest."""
         (folder / "replay").mkdir()
         self.replay.save(folder / "replay")
-        with (folder / "envs.pkl").open("wb") as file:
-            pickle.dump(self.envs.get_state(), file)
         return {
             "step": self.step,
             "learner": self.learner.state_dict(),
-            "collector": self.collector.state_dict(),
+            "collector": self.collector.save(folder),
             "ratio": vars(self.ratio),
             "means": self.means.state_dict(),
             "random": global_states(),
@@ -181,16 +172,7 @@ class System:
         """
         found = self.replay.restore(folder / "replay", drop_damaged)
         self.learner.load_state_dict(state["learner"])
-        notes = [*found.notes, *self.collector.load_state_dict(state["collector"])]
-        with (folder / "envs.pkl").open("rb") as file:
-            states = pickle.load(file)
-        lost = self.collector.restore_envs(states)
-        for lane in (lane for lane in lost if states[lane] is None):  # not a stream: it goes on
-            self.envs.envs[lane].close()
-            seed = stream_seed(self.config.seed, f"envs/{lane}/{state['step']}")
-            self.envs.envs[lane] = make(self.config.env, seed)
-        if lost:
-            notes.append(f"environments {lost} cannot be saved: they start new episodes")
+        notes = [*found.notes, *self.collector.load(folder, state["collector"], state["step"])]
         self.step = state["step"]
         self.agent.step = self.step
         self.ratio.last, self.ratio.credit = state["ratio"]["last"], state["ratio"]["credit"]

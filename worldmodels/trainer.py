@@ -79,7 +79,7 @@ class Trainer:
 
     def __init__(self, config: Config, folder: RunFolder, console: Console, signals: StopSignals):
         self.config, self.folder, self.console, self.signals = config, folder, console, signals
-        self.system = System(config, folder.path / "replay")
+        self.system = System(config, folder.path)
         self.logs = Logs(folder.path, config.log.tensorboard)
         self.checkpoints = Checkpoints(folder.path / "checkpoints")
         self.log_clock = Every(config.log.every)
@@ -94,12 +94,13 @@ class Trainer:
 
     def run(self, resume: bool) -> None:
         """The whole run, and its status in the folder whatever happens."""
-        for line in self.system.describe():
-            self.console.say(line)
+        self.console.say(*self.system.describe())
         try:
             if resume:
                 self.restore()
                 self.folder.write_config(self.config)
+            else:
+                self.console.say(*self.system.collector.start())
         except BaseException:
             self.close()
             raise
@@ -122,7 +123,7 @@ class Trainer:
     def close(self) -> None:
         """Close logs and environments."""
         self.logs.close()
-        self.system.envs.close()
+        self.system.supply.close()
 
     def loop(self) -> None:
         """Collect, learn, log, evaluate, save; until the steps are done or a signal arrives."""
@@ -154,9 +155,11 @@ class Trainer:
     def evaluate(self) -> None:
         """Every task on separate environments; the seed depends on the step alone."""
         options, system = self.config.evaluation, self.system
-        self.console.say(f"evaluating {options.episodes} episodes at step {system.step}")
+        if system.supply.tasks:
+            self.console.say(f"evaluating {options.episodes} episodes at step {system.step}")
         seed = stream_seed(self.config.seed, f"evaluation/{system.step}")
-        played = evaluate_all(system.agent, options, seed, lambda: bool(self.signals.received))
+        tasks = system.supply.tasks
+        played = evaluate_all(system.agent, options, seed, self.signals.arrived, tasks)
         # On a boundary between two tasks, what was trained on is the one just finished.
         active = task_at(self.config.env, max(system.step - self.config.num_envs, 0))
         try:
@@ -265,9 +268,7 @@ class Trainer:
             self.seconds, self.evaluated = state["seconds"], state["evaluated"]
             self.logs.load_state_dict(state["logs"])
             self._last_log = (time.monotonic(), self.system.step)
-            self.console.say(f"resumed from {path}")
-            for note in notes:
-                self.console.say(note)
+            self.console.say(f"resumed from {path}", *notes)
             return
         run = self.folder.path
         if self.checkpoints.steps() or self.folder.was_saved():
@@ -278,6 +279,7 @@ class Trainer:
             )
         self.console.say(set_aside(run))
         self.logs.load_state_dict({"metrics": 0, "scores": 0})
+        self.console.say(*self.system.collector.start())
 
     def dump(self, error: NonFiniteLoss) -> str:
         """Keep what gave no number beside the run; returns what to tell."""

@@ -28,6 +28,7 @@ TRAIN = [
     "--backbone.blocks",
     "--backbone.layers",
     "--steps",
+    "--offline",
     "--seed",
     "--device",
     "--precision",

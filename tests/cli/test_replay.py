@@ -74,7 +74,7 @@ def test_export_is_every_episode_losslessly(call, run, tmp_path):
     for theirs, mine in zip(data.iterate_episodes(), ours, strict=True):
         assert len(theirs.actions) + 1 == len(theirs.observations)
         np.testing.assert_array_equal(theirs.observations, mine.obs["planes"])
-        np.testing.assert_array_equal(theirs.actions, mine.action)
+        np.testing.assert_array_equal(theirs.actions, mine.prev_action[1:])
         assert theirs.terminations[-1] != theirs.truncations[-1]
         assert not theirs.terminations[:-1].any()
         assert not theirs.truncations[:-1].any()

@@ -105,7 +105,7 @@ def bench_update(config: Config, repeats: int = 7) -> dict[str, Any]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     rows = max(4 * config.replay.batch_size * config.replay.batch_length, 2048)
     system = System(replace(config, steps=rows), None)  # `steps` bounds the replay's memory
-    system.envs.close()
+    system.supply.close()
     fill(system, rows)
     meter = Meter(system.device)
     _instrument(system, meter)
@@ -175,7 +175,7 @@ def _instrument(system: System, meter: Meter) -> None:
 
 def fill(system: System, rows: int) -> None:
     """Add random rows of the environment's kind to the replay; an episode has 100."""
-    spec, lanes = system.envs.spec, system.config.num_envs
+    spec, lanes = system.supply.spec, system.config.num_envs
     random = np.random.default_rng(0)
     no = np.zeros(lanes, np.bool_)
     for t in range(-(-rows // lanes)):

@@ -36,6 +36,8 @@ class Request:
     """`--device`, which default presets depend on; it is still in `rest`."""
     rest: list[str]
     """What is left for stage two."""
+    offline: bool = False
+    """Whether `--offline` names a data set; the environment may then be missing."""
 
     @property
     def wants_help(self) -> bool:
@@ -63,8 +65,9 @@ def read_choices(
     values["preset"] = tuple(values["preset"])
     peek = Parser(command, add_help=False)
     peek.add_argument("--device", nargs="?", default="auto", const="auto")
-    device = peek.parse_known_args(rest)[0].device
-    return kind(**values), Request(env, device, rest)
+    peek.add_argument("--offline", nargs="?", default="", const="")
+    seen = peek.parse_known_args(rest)[0]
+    return kind(**values), Request(env, seen.device, rest, bool(seen.offline))
 
 
 def choose(choices: Choices, request: Request, default_env: str | None = None) -> Chosen:
@@ -76,4 +79,5 @@ def choose(choices: Choices, request: Request, default_env: str | None = None) -
         choices.backbone or None,
         device=request.device,
         look_for_gpu=not request.wants_help,
+        offline=request.offline,
     )

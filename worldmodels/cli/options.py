@@ -171,7 +171,11 @@ def field_docs(config_class: type) -> dict[str, str]:
     """The docstring under each field of a dataclass, those of its bases included."""
     docs = {}
     for cls in reversed(config_class.__mro__[:-1]):
-        body = cast(ast.ClassDef, ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]).body
+        try:
+            source = textwrap.dedent(inspect.getsource(cls))
+        except OSError:  # made on the fly: an environment that is not here
+            continue
+        body = cast(ast.ClassDef, ast.parse(source).body[0]).body
         for field, doc in pairwise(body):
             match field, doc:
                 case (

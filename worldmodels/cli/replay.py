@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def run(argv: list[str]) -> None:
     elif action == "verify":
         _verify(replay)
     else:
-        _export(replay, Path(args.out))
+        _export(replay, folder, Path(args.out))
 
 
 def _inspect(replay: Any, folder: Path, as_json: bool) -> None:
@@ -96,8 +97,13 @@ def _verify(replay: Any) -> None:
     print(f"{checked} files and checkpoints are what was written")
 
 
-def _export(replay: Any, out: Path) -> None:
-    from worldmodels.replay.export import export_minari
+def _export(replay: Any, run: Path, out: Path) -> None:
+    from worldmodels.offline.writing import write_minari
 
-    episodes, steps = export_minari(replay, out, out.name)
+    spec = replay.layout.spec
+    about = {
+        "description": f"replay of a run in the environment {spec.name}",
+        "worldmodels": {"environment": asdict(load_config_file(run / "config.yaml").env)},
+    }
+    episodes, steps = write_minari(out, spec, replay.episodes(), about)
     print(f"{episodes} episodes, {steps} steps: {out / 'data'}")

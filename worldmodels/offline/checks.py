@@ -69,7 +69,7 @@ def is_finite(place: Place, name: str, values: np.ndarray, first_row: int) -> No
 def is_within(
     place: Place, name: str, values: np.ndarray, space: spaces.Space, first_row: int
 ) -> None:
-    """Within the space, where that has choices; Boxes of observations are often left, and may be."""
+    """Within the space, where that has choices; the Box of an observation may be left."""
     match space:
         case spaces.Discrete():
             low, high = np.asarray(space.start), np.asarray(space.start + space.n - 1)

@@ -106,4 +106,6 @@ def _minari_folder(text: str, path: Path) -> Path:
         )
     ids = [folder.parent.parent.relative_to(root) for folder in root.glob("**/data/metadata.json")]
     advice = near(text, map(str, ids)) or f"; `minari download {text}` fetches it, if it is known"
-    raise UserError(f"there is no data set {text}, neither as a path nor as an id in {root}{advice}")
+    raise UserError(
+        f"there is no data set {text}, neither as a path nor as an id in {root}{advice}"
+    )

@@ -5,6 +5,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from gymnasium import spaces
+
 from worldmodels.envs.spec import ObsSpec
 from worldmodels.errors import UserError
 from worldmodels.offline.dataset import EXTRA, References
@@ -29,21 +32,23 @@ class Minari:
         self._data = folder / "main_data.hdf5"
         told = self._metadata()
         self.name = str(told.get("dataset_id") or self.path.name)
-        self._ours: Mapping[str, Any] = told.get(OURS) or {}
+        ours = told.get(OURS)
+        self._ours: Mapping[str, Any] = ours if isinstance(ours, Mapping) else {}
         self.environment: dict[str, Any] | None = self._ours.get("environment")
-        self.references = References(told.get("ref_min_score"), told.get("ref_max_score"))
+        self.references = References(
+            self._number(told, "ref_min_score", None), self._number(told, "ref_max_score", None)
+        )
         self._storage = self._open()
-        self._episodes = int(told.get("total_episodes", 0))
-        self.rows = int(told.get("total_steps", 0)) + self._episodes
+        self._episodes = int(self._number(told, "total_episodes", 0) or 0)
+        self.rows = int(self._number(told, "total_steps", 0) or 0) + self._episodes
         if not self._episodes:
             raise self._fault("it has no episodes")
-        layout = self._ours.get("observations")
         self._reader = Reader(
             self._storage.observation_space,
             self._storage.action_space,
             str(self.path),
             image_size,
-            layout and {k: ObsSpec(tuple(shape), kind) for k, (shape, kind) in layout.items()},
+            self._layout(self._storage.observation_space),
         )
         self.obs, self.action = self._reader.obs, self._reader.action
 
@@ -63,6 +68,26 @@ class Minari:
                 raise place.fault(0, f"the episode cannot be read ({why})") from error
             yield self._reader.rows(_transitions(found, bool(self._ours)), place)
 
+    def _layout(self, space: spaces.Space) -> dict[str, ObsSpec] | None:
+        """The specs of what our own data sets hold; it has to be what the spaces say."""
+        told = self._ours.get("observations")
+        if told is None:
+            return None
+        try:
+            layout = {key: ObsSpec(tuple(shape), kind) for key, (shape, kind) in told.items()}
+            held = (
+                dict(space.spaces) if isinstance(space, spaces.Dict) else {next(iter(told)): space}
+            )
+            right = held.keys() == layout.keys() and all(
+                (space.shape, space.dtype) == (layout[key].shape, stored_type(layout[key]))
+                for key, space in held.items()
+            )
+        except (AttributeError, KeyError, StopIteration, TypeError, ValueError):
+            right, layout = False, {}
+        if not right:
+            raise self._fault(f"its metadata.json says {told} of observations in {space}")
+        return layout
+
     def _metadata(self) -> dict[str, Any]:
         path = self._folder / "metadata.json"
         try:
@@ -72,6 +97,12 @@ class Minari:
         if not isinstance(told, dict):
             raise self._fault("its metadata.json holds no names and values")
         return told
+
+    def _number(self, told: Mapping[str, Any], name: str, default: float | None) -> float | None:
+        value = told.get(name, default)
+        if value is not None and not (isinstance(value, int | float) and np.isfinite(value)):
+            raise self._fault(f"its metadata.json says {name} is {value!r}, which is no number")
+        return value
 
     def _open(self) -> Any:
         try:
@@ -90,6 +121,11 @@ class Minari:
 
     def _fault(self, what: str) -> UserError:
         return Place(self._data, 0).fault(0, what)
+
+
+def stored_type(spec: ObsSpec) -> np.dtype:
+    """Boolean planes travel as bytes: Minari has no boolean boxes."""
+    return np.dtype(np.uint8) if spec.dtype == np.bool_ else spec.dtype
 
 
 def _transitions(found: Mapping[str, Any], ours: bool) -> Transitions:

@@ -116,7 +116,9 @@ class _Head:
             raise place.fault(0, "the file has no episode: lengths is empty")
         for number, count in enumerate(lengths.tolist()):
             if count < 1:
-                raise Place(self.file, number).fault(0, f"the episode is empty: its length is {count}")
+                raise Place(self.file, number).fault(
+                    0, f"the episode is empty: its length is {count}"
+                )
         if lengths.sum() != self.actions:
             raise Place(self.file, len(lengths) - 1).fault(
                 0, f"lengths add up to {lengths.sum()}, but there are {self.actions} actions"
@@ -218,7 +220,7 @@ def _space(column: _Column) -> spaces.Space:
     if column.dtype.kind == "f":
         return spaces.Box(-np.inf, np.inf, shape, column.type)
     if column.dtype.kind == "b":
-        return spaces.Box(0, 1, shape, np.bool_)
+        return spaces.Box(0, 1, shape, bool)  # type: ignore[arg-type]
     limits = np.iinfo(column.type)
     return spaces.Box(limits.min, limits.max, shape, column.type)
 
@@ -231,7 +233,8 @@ def _transitions(taken: dict[str, np.ndarray]) -> Transitions:
             for name, values in taken.items()
             if name.startswith("observations.")
         }
-    return Transitions(observations, *(taken[name] for name in COLUMNS))
+    actions, rewards, terminations, truncations = (taken[name] for name in COLUMNS)
+    return Transitions(observations, actions, rewards, terminations, truncations)
 
 
 @contextmanager

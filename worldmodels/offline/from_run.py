@@ -1,7 +1,6 @@
 """The replay of one of our run folders as a data set: every row that it still holds."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -104,16 +104,21 @@ class Reader:
         rows = len(actions) + 1
         time = np.arange(rows)
         last = time == rows - 1
-        more = self._more(episode.rows, rows, terminated, place)
+        markers = {
+            "is_terminal": last & terminated,
+            "obs_valid": np.ones(rows, np.bool_),
+            "task": np.zeros(rows, np.int32),
+            **self._more(episode.rows, rows, terminated, place),
+        }
         return Recorded(
             obs=self._observed(episode.observations, rows),
             prev_action=_behind(self._encode(actions), -1 if self.action.kind == "discrete" else 0),
             reward=_behind(rewards.astype(np.float32), 0),
             is_first=time == 0,
             is_last=last,
-            is_terminal=more.get("is_terminal", last & terminated),
-            obs_valid=more.get("obs_valid", np.ones(rows, np.bool_)),
-            task=more.get("task", np.zeros(rows, np.int32)).astype(np.int32),
+            is_terminal=markers["is_terminal"],
+            obs_valid=markers["obs_valid"],
+            task=markers["task"].astype(np.int32),
         )
 
     def _leaves(
@@ -166,7 +171,7 @@ def _as_stored(layout: Mapping[str, ObsSpec]) -> Callable[[Any], dict[str, np.nd
     """The reader of observations that are rows already; planes travel as bytes."""
 
     def read(obs: Any) -> dict[str, np.ndarray]:
-        given = obs if isinstance(obs, Mapping) else dict.fromkeys(layout, obs)
+        given: Mapping[str, Any] = obs if isinstance(obs, Mapping) else {next(iter(layout)): obs}
         return {key: given[key].astype(spec.dtype) for key, spec in layout.items()}
 
     return read

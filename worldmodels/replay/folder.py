@@ -1,4 +1,4 @@
-"""A run's replay on disk, read without the run: what is there, whether it is whole, its episodes."""
+"""A run's replay on disk, read without the run: what is there, and whether it is whole."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ class ReplayFolder:
         self.row_bytes = journal.row_bytes
 
     def pieces(self, verify: bool = False) -> Iterator[Piece]:
-        """All rows, in the order of their ids; with `verify` their files' checksums are compared."""
+        """All rows, in the order of their ids; with `verify` checksums are compared."""
         for one in sorted([*self.entries, *self.tails], key=lambda one: one.first):
             if isinstance(one, Tail):
                 rollout = self.layout.rollout(lambda one=one: one.columns)

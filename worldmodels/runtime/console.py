@@ -57,13 +57,14 @@ class Console:
             self._log.close()
             self._log = None
 
-    def say(self, line: str) -> None:
-        """Print one line and keep it in log.txt."""
-        if self._log is not None:
-            self._log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
-            self._log.flush()
-        if not self._quiet:
-            self._rich.print(Text(line))
+    def say(self, *lines: str) -> None:
+        """Print each line and keep it in log.txt."""
+        for line in lines:
+            if self._log is not None:
+                self._log.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+                self._log.flush()
+            if not self._quiet:
+                self._rich.print(Text(line))
 
     def show(self, name: str, step: int, steps: int, values: dict[str, str]) -> None:
         """Progress of the run and its latest numbers."""

@@ -26,6 +26,10 @@ class StopSignals:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def arrived(self) -> bool:
+        """Whether one asked to stop."""
+        return self.received is not None
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
