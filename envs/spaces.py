@@ -122,7 +122,8 @@ def action_encoder(space: gym.Space) -> Callable[[np.ndarray], np.ndarray]:
         return lambda actions: actions.astype(np.int64) - int(space.start)
     assert isinstance(space, spaces.Box)
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    middle, half_range = (low + high) / 2, np.where(high > low, (high - low) / 2, 1)
+    middle, half = (low + high) / 2, (high - low) / 2
+    half_range = np.where(half > 0, half, 1)  # a Box of one point has a middle alone
 
     def encode(actions: np.ndarray) -> np.ndarray:
         unit = np.clip((actions.astype(np.float64) - middle) / half_range, -1, 1)
