@@ -73,6 +73,8 @@ class ContinualConfig:
                 raise UserError(f"{self.name}: {key} is at least 1, not {getattr(self, key)}")
         if self.order not in _ORDERS:
             raise UserError(f"{self.name}: order is one of {', '.join(_ORDERS)}, not {self.order}")
+        if self.order_seed < 0:
+            raise UserError(f"{self.name}: order_seed is at least 0, not {self.order_seed}")
         labels = self.task_names
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
@@ -133,6 +135,8 @@ class ContinualConfig:
             plan += f"; the run's {steps} steps end in task '{self.task_at(steps - 1)}'"
         elif steps > total:
             plan += f"; the run's {steps} steps stay on the last task"
+        if self.order_seed and self.order != "shuffled":
+            plan += f"; order_seed {self.order_seed} has no effect, because order is {self.order}"
         return plan
 
     def for_lane(self, index: int, count: int) -> "ContinualConfig":

@@ -15,6 +15,7 @@ import yaml
 
 from worldmodels.envs.errors import UserError, near
 from worldmodels.envs.values import read_value
+from worldmodels.envs.yaml_file import parse_yaml, read_yaml
 
 _COINRUN = {
     "NB": "use_backgrounds: false",
@@ -90,9 +91,10 @@ def read_task(text: str) -> Task:
     if not text.startswith("{"):
         return task_of(text)
     try:
-        return task_of(yaml.safe_load(text))
+        return task_of(parse_yaml(text))
     except yaml.YAMLError as error:
-        raise UserError(f"the task {text} is not a YAML mapping; correct it") from error
+        why = getattr(error, "problem", None) or "it cannot be read"
+        raise UserError(f"the task {text} is not a YAML mapping ({why}); correct it") from error
 
 
 def task_of(entry: Any) -> Task:
@@ -146,16 +148,7 @@ def read_stream(path: Path, kinds: Mapping[str, Any]) -> dict[str, Any]:
 
     `kinds` are the options that such a file may set, with their types.
     """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the task stream {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no task stream: it is not text") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f" at line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path} is not valid YAML{place}; correct it there") from error
+    found = read_yaml(path, "task stream")
     if not isinstance(found, dict) or "tasks" not in found:
         raise UserError(f"{path} is no task stream: it has no list `tasks` of environments")
     if not isinstance(found["tasks"], list) or not found["tasks"]:

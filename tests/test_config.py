@@ -155,6 +155,9 @@ def test_a_mistake_names_the_option(options, text):
     [
         (b"steps: [1, 2", "is not valid YAML at line"),
         (b"steps: 1\n\tseed: 2", "is not valid YAML at line 2"),
+        (b"steps: 1\nseed: 2\nsteps: 3", "at line 3 ('steps' was given at line 1 already)"),
+        (b"replay:\n  online: false\n  'online': true", "line 3 ('online' was given at line 2"),
+        (b"replay: {coin: row, coin: batch}", "line 1 ('coin' was given at line 1 already)"),
         (b"\xff\xfe\x00", "is not text"),
         (b"", "holds nothing instead of options"),
         (b"- 1\n- 2\n", "holds list instead of options"),

@@ -16,6 +16,7 @@ import yaml
 from worldmodels.config import Config
 from worldmodels.envs.registry import absent_config, config_for
 from worldmodels.envs.values import read_value
+from worldmodels.envs.yaml_file import read_yaml
 from worldmodels.errors import UserError, near
 from worldmodels.kinds import actor_critic_config, optimizer_config, world_model_config
 from worldmodels.registry import backbone_config
@@ -57,24 +58,11 @@ def apply_file(path: Path, options: Mapping[str, Any], base: Config) -> Config:
 
 def read_options(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, unchecked."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read the config file {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a config file: it is not text") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not valid YAML{_place(error)}; correct it there") from error
+    data = read_yaml(path, "config file")
     if not isinstance(data, dict):
         held = "nothing" if data is None else type(data).__name__
-        raise UserError(f"{path} is not a config file: it holds {held} instead of options by name")
+        raise UserError(f"{path} is no config file: it holds {held} instead of options by name")
     return data
-
-
-def _place(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None)
-    return f" at line {mark.line + 1} ({problem})" if mark and problem else ""
 
 
 def from_dict(

@@ -100,6 +100,12 @@ def test_labels_and_evaluations():
     ("content", "message"),
     [
         ("tasks: [catch", "is not valid YAML at line"),
+        (
+            "tasks: [catch]\ncycles: 2\ntasks: [a]",
+            "at line 3 ('tasks' was given at line 1 already)",
+        ),
+        ("tasks:\n- name: catch\n  label: a\n  name: b", "line 4 ('name' was given at line 2 al"),
+        ("tasks: [catch]\nsteps_per_task: 5\norder_seed: -1", "order_seed is at least 0, not -1"),
         ("- catch", "it has no list `tasks`"),
         ("steps_per_task: 5", "it has no list `tasks`"),
         ("tasks: []\nsteps_per_task: 5", "tasks is a list of environments, not []"),
@@ -144,6 +150,8 @@ def test_a_mistake_in_a_file_names_file_and_key(stream: Path, content, message):
         ({"name": "continual:ctch"}, "did you mean 'continual:catch'?"),
         ({"name": "continual:"}, "there are continual:catch, continual:minatar"),
         ({"tasks": ("{name: catch",)}, "is not a YAML mapping"),
+        ({"tasks": ("{name: catch, name: a}",)}, "('name' was given at line 1 already)"),
+        ({"order_seed": -1, "order": "shuffled"}, "order_seed is at least 0, not -1"),
         ({"order": "backwards"}, "order is one of given, reversed, shuffled"),
         ({"steps_per_task": -4}, "steps_per_task is at least 1, not -4"),
     ],
@@ -175,6 +183,14 @@ def test_the_schedule_in_a_line(options, told):
     line = config.describe(config.total_steps)
     assert line.endswith(told)
     assert config.describe(config.total_steps + 1).endswith("stay on the last task")
+
+
+@pytest.mark.parametrize("order", ["given", "reversed", "shuffled"])
+def test_a_seed_of_an_order_that_is_not_drawn_is_told(order):
+    line = ContinualConfig(order=order, order_seed=3).describe(24000)
+    told = f"order_seed 3 has no effect, because order is {order}"
+    assert (told in line) == (order != "shuffled")
+    assert "no effect" not in ContinualConfig(order=order).describe(24000)
 
 
 def test_a_short_run_says_where_it_ends():

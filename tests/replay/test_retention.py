@@ -45,6 +45,24 @@ def test_memory_is_known_before_the_run_and_stays(toys):
     assert "carry stored" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({}, []),
+        ({"coin": "row"}, ["coin row"]),
+        ({"long_term_share": 0.25, "retention": "reservoir"}, ["long_term_share 0.25"]),
+        ({"coin": "row", "long_term_share": 0.3}, ["coin row", "long_term_share 0.3"]),
+        ({"coin": "row", "long_term_share": 0.3, "retention": "wmar"}, []),
+    ],
+)
+def test_options_that_decide_nothing_are_told(toys, options, idle):
+    told = toys.replay(2, **options).describe()
+    kind = options.get("retention", "fifo")
+    for name in idle:
+        assert f"; replay.{name} has no effect with retention {kind}" in told
+    assert told.count("has no effect") == len(idle)
+
+
 @pytest.mark.parametrize("lanes", [2, 4])
 def test_lanes_that_are_cut_all_the_time_do_not_grow_memory(toys, lanes):
     """With 4 lanes even the segment that lane 0 is writing is at times the oldest of all."""

@@ -133,6 +133,48 @@ def make_sampler(text: str, pool: Pool, store: Store, max_segments: int) -> Samp
     return parts[0][0] if len(parts) == 1 else Mix(parts)
 
 
+def describe(
+    options: ReplayOptions,
+    retention: Retention,
+    store: Store,
+    row_bytes: int,
+    carry: str,
+    folder: Path | None,
+) -> str:
+    """What a replay of these keeps, in how much memory, and how it is drawn."""
+    storage = store.storage
+    limit = retention.max_segments * store.segment_rows * row_bytes / 2**20
+    held = {
+        "ram": f"{storage.bytes / 2**20:.0f} MiB of RAM taken now, {limit:.0f} MiB at most",
+        "device": f"{storage.bytes / 2**20:.0f} MiB on {storage.device}",
+        "disk": f"on disk, {limit:.0f} MiB at most and what checkpoints refer to",
+    }[options.storage]
+    place = f"saved in {folder}" if folder else "in memory only"
+    order = "fresh windows first, then " if options.online else ""
+    coin = f", one pool a {options.coin}" if len(retention.pools) > 1 else ""
+    why = ""
+    if options.carry == "auto":
+        kind = "vectors" if carry == "stored" else "no vectors, or large"
+        why = f" (auto: the states are {kind})"
+    text = (
+        f"replay: {retention.describe()}, {row_bytes / 1024:.1f} KiB a row in segments of "
+        f"{store.segment_rows}, {held}, {place}; drawn {order}{options.sampling}{coin}; carry "
+        f"{carry}{why}"
+    )
+    return "; ".join([text, *_without_effect(options, len(retention.pools))])
+
+
+def _without_effect(options: ReplayOptions, pools: int) -> list[str]:
+    """A sentence for every option that was changed from its default and decides nothing."""
+    two_parts = getattr(retention_class(options.retention), "TWO_PARTS", False)
+    ignored = {"coin": pools == 1, "long_term_share": not two_parts}
+    return [
+        f"replay.{name} {getattr(options, name)} has no effect with retention {options.retention}"
+        for name, idle in ignored.items()
+        if idle and getattr(options, name) != getattr(type(options), name)
+    ]
+
+
 def _built(what: str, name: str, kind: Any, *arguments: Any) -> Any:
     """`kind(*arguments)`; a plug-in that cannot be built is the user's to mend."""
     try:

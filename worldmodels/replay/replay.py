@@ -33,6 +33,7 @@ from worldmodels.replay.files import Prefixed
 from worldmodels.replay.keeper import Keeper, Recovered
 from worldmodels.replay.options import (
     ReplayOptions,
+    describe,
     identity,
     make_retention,
     make_sampler,
@@ -111,25 +112,9 @@ class Replay:
 
     def describe(self) -> str:
         """One line: what is kept, in how much memory, and how it is drawn."""
-        store, config, folder = self._store, self._config, self._keeper.archive
-        limit = self._retention.max_segments * store.segment_rows * self._row_bytes / 2**20
-        held = {
-            "ram": f"{self.bytes / 2**20:.0f} MiB of RAM taken now, {limit:.0f} MiB at most",
-            "device": f"{self.bytes / 2**20:.0f} MiB on {store.storage.device}",
-            "disk": f"on disk, {limit:.0f} MiB at most and what checkpoints refer to",
-        }[config.storage]
-        place = f"saved in {folder.folder}" if folder else "in memory only"
-        order = "fresh windows first, then " if config.online else ""
-        coin = f", one pool a {config.coin}" if len(self._samplers) > 1 else ""
-        why = ""
-        if config.carry == "auto":
-            kind = "vectors" if self._carry_mode == "stored" else "no vectors, or large"
-            why = f" (auto: the states are {kind})"
-        return (
-            f"replay: {self._retention.describe()}, {self._row_bytes / 1024:.1f} KiB a row in "
-            f"segments of {store.segment_rows}, {held}, {place}; drawn {order}{config.sampling}"
-            f"{coin}; carry {self._carry_mode}{why}"
-        )
+        folder = self._keeper.archive and self._keeper.archive.folder
+        carry = self._carry_mode
+        return describe(self._config, self._retention, self._store, self._row_bytes, carry, folder)
 
     def eligible(self, length: int) -> int:
         """Number of starts of windows of `length` rows (and their burn-in), over all pools."""
