@@ -27,7 +27,15 @@ MAY_IMPORT = {
     "bounds": {"errors"},
     "dreamer_options": {"bounds", "errors"},
     "optimizer_options": {"bounds"},
-    "kinds": {"dreamer_options", "errors", "known_options", "optimizer_options", "registry"},
+    "control.options": {"bounds", "errors"},
+    "kinds": {
+        "control.options",
+        "dreamer_options",
+        "errors",
+        "known_options",
+        "optimizer_options",
+        "registry",
+    },
     "config": {
         "backbones.configs",
         "bounds",
@@ -51,7 +59,7 @@ MAY_IMPORT = {
     "dynamics": MATHS,
     "sockets": MATHS,
     "known_options": set(),
-    "true_dynamics": MATHS | {"envs", "errors", "known_options", "sockets"},
+    "true_dynamics": MATHS | {"envs", "errors", "known_options", "observed"},
     "world_model": MATHS
     | {"encoders", "decoders", "dynamics", "errors", "heads", "losses", "registry", "sockets"},
     "imagination": {"objects", "sockets"},
@@ -60,6 +68,8 @@ MAY_IMPORT = {
     "actor_critic": MATHS
     | {"heads", "losses", "parts", "returns", "sockets", "values.configs", "values.reach"},
     "optimizer": {"errors", "kinds", "sockets"},
+    "observed": MATHS | {"backbones.configs", "errors", "sockets"},
+    "control": MATHS | {"errors", "observed", "sockets"},
     "learner": MATHS | {"imagination", "kinds", "optimizer", "sockets"},
     "replay": {"backbones.base", "envs.spec", "errors", "files", "objects", "parts"},
     "offline": {"config", "config_file", "envs", "errors", "files", "replay"},
@@ -78,6 +88,8 @@ QUICK = (
     "backbones.configs",
     "envs.configs",
     "values.configs",
+    "control.options",
+    "kinds",
 )
 
 

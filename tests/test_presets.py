@@ -31,19 +31,8 @@ LADDER = {
 
 def test_the_names():
     streams = [f"continual-{stream}" for stream in ("atari", "catch", "coinrun", "minatar")]
-    rest = [
-        "debug",
-        "demo",
-        "drama",
-        "dreamerv3",
-        "memory",
-        "procgen",
-        "ravl",
-        "reach",
-        "small",
-        "wmar",
-    ]
-    methods = ["atari100k", *streams, *rest]
+    rest = ["debug", "demo", "drama", "dreamerv3", "mbpo", "memory", "mopo", "procgen", "ravl"]
+    methods = ["atari100k", *streams, *rest, "ravl-mbpo", "reach", "sac", "small", "wmar"]
     assert preset_names() == [*methods, *LADDER]
     with pytest.raises(UserError, match="no preset 'size12'; did you mean 'size12m'"):
         load_preset("size12")

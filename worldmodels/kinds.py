@@ -5,6 +5,7 @@ Imports no torch: options stand apart from the classes that they are for.
 
 from typing import Any
 
+from worldmodels.control.options import EnsembleConfig, ObservationConfig, SACConfig
 from worldmodels.dreamer_options import ActorCriticConfig, WorldModelConfig
 from worldmodels.errors import UserError, near
 from worldmodels.known_options import KnownConfig
@@ -16,8 +17,13 @@ Kinds = dict[str, tuple[str, type]]
 WORLD_MODELS: Kinds = {
     "latent": ("worldmodels.world_model:WorldModel", WorldModelConfig),
     "known": ("worldmodels.true_dynamics:TrueDynamics", KnownConfig),
+    "observation": ("worldmodels.observed:Observation", ObservationConfig),
+    "ensemble": ("worldmodels.control.ensemble:EnsembleDynamics", EnsembleConfig),
 }
-ACTOR_CRITICS: Kinds = {"dreamer": ("worldmodels.actor_critic:ActorCritic", ActorCriticConfig)}
+ACTOR_CRITICS: Kinds = {
+    "dreamer": ("worldmodels.actor_critic:ActorCritic", ActorCriticConfig),
+    "sac": ("worldmodels.control.sac:SAC", SACConfig),
+}
 OPTIMIZERS: Kinds = {
     "laprop": ("worldmodels.optim:LaProp", OptimizerConfig),
     "adam": ("torch.optim:Adam", AdamConfig),

@@ -13,6 +13,12 @@ import pytest
 
 from worldmodels.runtime.checkpoint import Checkpoints, step_of
 
+SMALL = [
+    *["--world-model.units", "16", "--world-model.layers", "2", "--replay.batch-size", "32"],
+    *["--actor-critic.units", "16", "--actor-critic.batch", "32", "--actor-critic.starts", "10"],
+    *["--actor-critic.retain", "20", "--train-ratio", "64", "--replay.capacity", "256"],
+    *["--replay.segment", "16", "--evaluation.episodes", "2", "--log.no-tensorboard"],
+]
 PARALLEL = ["--backbone", "hybrid", "--world-model.posterior", "x", "--actor-critic.starts", "8"]
 RUNS = {
     # Episodes of 10 rows: many ends; two environments.
@@ -27,12 +33,18 @@ RUNS = {
     ],
     # Hundreds of rows an episode: every kill is in mid-episode; sticky actions draw randomly.
     "atari:Pong": ["atari:Pong", "--steps", "120", "--num-envs", "1", "--env.sticky", "0.25"],
+    # A ring that wraps, elites, statistics, the optimiser's groups; episodes of 30 rows.
+    "gym:Pendulum-v1": [
+        *["gym:Pendulum-v1", *SMALL, "--steps", "240", "--env.max-steps", "30"],
+        *["--preset", "ravl-mbpo"],
+    ],
 }
 
 
 def command(kind: str, run: Path) -> list[str]:
     return [
-        *[sys.executable, "-m", "worldmodels", "train", *RUNS[kind], "--preset", "debug"],
+        *[sys.executable, "-m", "worldmodels", "train", *RUNS[kind]],
+        *([] if "--preset" in RUNS[kind] else ["--preset", "debug"]),
         *["--deterministic", "--threads", "1", "--checkpoint.minutes", "0.005"],
         *["--log.every", "20", "--evaluation.every", "60", "--run", str(run)],
     ]
@@ -66,7 +78,13 @@ def newest(run: Path) -> int:
     return max(map(step_of, Checkpoints(run / "checkpoints").steps()), default=0)
 
 
-@pytest.mark.parametrize("kind", RUNS)
+SLOW = {"gym:Pendulum-v1"}
+"""Told in seconds by tests/control/test_run.py, without processes."""
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.slow] if k in SLOW else []) for k in RUNS]
+)
 def test_killed_and_resumed_equals_never_killed(kind: str, tmp_path: Path):
     whole = start(command(kind, tmp_path / "whole"))
     killed = tmp_path / "killed"

@@ -1,0 +1,1 @@
+"""Continuous control from vectors: SAC, dynamics ensembles, and short rollouts in them (RAVL)."""
