@@ -27,7 +27,7 @@ class Continual:
     def __init__(self, config: ContinualConfig, seed: int):
         self._config, self._seed = config, seed
         self._visits = config.visits
-        self._specs = _task_specs(config.tasks)
+        self._specs = tuple(map(_task_spec, config.tasks))
         self.spec = common_spec(config, self._specs)
         self._visit = 0
         self._steps = 0  # real ones of this visit
@@ -112,17 +112,15 @@ class Continual:
 
 
 @cache
-def _task_specs(tasks: tuple[str, ...]) -> tuple[EnvSpec, ...]:
-    """What every task's environment says of itself; each is made once and closed."""
-    specs = []
-    for task in map(read_task, tasks):
-        try:
-            env = make(task.config, 0)
-        except UserError as error:
-            raise UserError(f"task '{task.label}': {error}") from error
-        specs.append(env.spec)
-        env.close()
-    return tuple(specs)
+def _task_spec(text: str) -> EnvSpec:
+    """What a task's environment says of itself; it is made once and closed."""
+    task = read_task(text)
+    try:
+        env = make(task.config, 0)
+    except UserError as error:
+        raise UserError(f"task '{task.label}': {error}") from error
+    env.close()
+    return env.spec
 
 
 def common_spec(config: ContinualConfig, specs: tuple[EnvSpec, ...]) -> EnvSpec:

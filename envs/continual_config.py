@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
-from worldmodels.envs.continual_tasks import STREAMS, Task, read_stream, read_task
+from worldmodels.envs.continual_tasks import STREAMS, Task, read_stream, read_task, tested_on
 from worldmodels.envs.errors import UserError, near
 from worldmodels.envs.names import CONTINUAL, canonical_continual
 
@@ -153,6 +153,11 @@ class ContinualConfig:
 
     @property
     def evaluations(self) -> dict[str, "ContinualConfig"]:
-        """Every task alone by its label; with `task`, that one."""
-        labels = (self.task,) if self.task else self.task_names
-        return {label: replace(self, task=label) for label in labels}
+        """Every task alone by its label, and its held-out levels; with `task`, that one."""
+        found = {}
+        for place, task in enumerate(self.parts):
+            if self.task in ("", task.label):
+                for label, text in tested_on(task).items():
+                    tasks = (*self.tasks[:place], text, *self.tasks[place + 1 :])
+                    found[label] = replace(self, tasks=tasks, task=task.label)
+        return found

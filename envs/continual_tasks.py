@@ -136,6 +136,23 @@ def _with_options(config: Any, options: Mapping[str, Any], label: str) -> Any:
     return replace(config, **read)
 
 
+def tested_on(task: Task) -> dict[str, str]:
+    """Label -> text of what an agent is tested on after the task: itself, and levels held out."""
+    from worldmodels.envs.registry import evaluations
+
+    found = {}
+    for name, config in evaluations(task.config).items():
+        changed = {
+            field.name: getattr(config, field.name)
+            for field in fields(config)
+            if field.name != "name" and getattr(config, field.name) != field.default
+        }
+        text = _one_line({"name": config.name, "label": task.label} | changed)
+        label = task.label + name.removeprefix(config.name)
+        found[label] = task.text if config == task.config else text
+    return found
+
+
 def _one_line(task: Mapping[str, Any]) -> str:
     if len(task) == 1:
         return task["name"]

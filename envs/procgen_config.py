@@ -111,12 +111,9 @@ class ProcgenConfig:
     @property
     def evaluations(self) -> "dict[str, ProcgenConfig]":
         """What a trained agent is tested on: its own levels and, where these are a set, all."""
-        if self.num_levels == 0:
-            return {self.name: self}
-        return {
-            f"{self.name} train levels": self,
-            f"{self.name} all levels": replace(self, num_levels=0, start_level=0),
-        }
+        everything = replace(self, num_levels=0, start_level=0)
+        held_out = {f"{self.name} all levels": everything} if self.num_levels else {}
+        return {self.name: self, **held_out}
 
 
 def install_command(

@@ -14,7 +14,7 @@ from worldmodels.envs.continual import Continual
 from worldmodels.envs.continual_config import ContinualConfig
 from worldmodels.envs.continual_tasks import STREAMS
 from worldmodels.envs.errors import UserError
-from worldmodels.envs.registry import config_for, make
+from worldmodels.envs.registry import config_for, evaluations, make
 from worldmodels.envs.rollout import RandomPlay, first_difference
 from worldmodels.envs.testing import check_env
 from worldmodels.envs.vector import VecEnv, make_vec
@@ -275,6 +275,31 @@ def test_saved_anywhere_it_goes_on_exactly(config, places):
         assert not other.set_state(state)
         difference = first_difference(expected, RandomPlay(other, 5, played.running).rows(40))
         assert difference is None, (place, difference)
+
+
+def test_held_out_levels_are_played_as_the_same_task():
+    needs_procgen()
+    config = ContinualConfig(
+        tasks=(
+            "{name: procgen:coinrun, label: many}",
+            "{name: procgen:coinrun, label: one, num_levels: 1}",
+        ),
+        steps_per_task=20,
+    )
+    frames = {}
+    for label in ("one", "one all levels"):
+        env = Continual(evaluations(config)[label], seed=3)
+        first = [env.reset() for _ in range(4)]
+        assert {int(row.task[0]) for row in first} == {1}
+        assert env.spec == replace(Continual(config, 0).spec, **scores(env.spec))
+        frames[label] = {row.obs["image"].tobytes() for row in first}
+        env.close()
+    assert len(frames["one"]) == 1
+    assert len(frames["one all levels"]) > 1
+
+
+def scores(spec) -> dict:
+    return {"random_score": spec.random_score, "reference_score": spec.reference_score}
 
 
 def test_a_task_that_cannot_be_saved_starts_an_episode_and_the_schedule_goes_on(monkeypatch):

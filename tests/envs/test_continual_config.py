@@ -10,6 +10,7 @@ from worldmodels.config_file import dump_config, from_dict, load_config_file
 from worldmodels.envs.continual_config import ContinualConfig
 from worldmodels.envs.continual_tasks import read_task
 from worldmodels.envs.errors import UserError
+from worldmodels.envs.procgen_config import ProcgenConfig
 from worldmodels.envs.registry import config_for, evaluations, task_at, task_names
 
 STREAM = """
@@ -94,6 +95,21 @@ def test_labels_and_evaluations():
     catch = config_for("catch")
     assert (task_names(catch), task_at(catch, 10**6)) == (("catch",), "catch")
     assert evaluations(catch) == {"catch": catch}
+
+
+def test_held_out_levels_are_evaluated_beside_their_task():
+    few = "{name: procgen:coinrun, label: few, num_levels: 9, start_level: 3, center_agent: false}"
+    every = "{name: procgen:coinrun, label: every}"
+    config = ContinualConfig(tasks=(few, every), steps_per_task=10, order="reversed")
+    found = evaluations(config)
+    assert list(found) == ["few", "few all levels", "every"]
+    assert found["few"] == replace(config, task="few")
+    held_out = found["few all levels"]
+    assert (held_out.task, held_out.task_names) == ("few", ("few", "every"))
+    assert held_out.parts[0].config == ProcgenConfig("procgen:coinrun", center_agent=False)
+    assert held_out.parts[1] == config.parts[1]
+    assert evaluations(replace(config, task="every")) == {"every": replace(config, task="every")}
+    assert list(evaluations(found["few"])) == ["few", "few all levels"]
 
 
 @pytest.mark.parametrize(

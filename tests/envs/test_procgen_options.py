@@ -73,7 +73,7 @@ def test_held_out_levels_are_evaluated_apart():
     assert unlimited.evaluations == {"procgen:coinrun": unlimited}
     config = ProcgenConfig("procgen:CoinRun", "easy", num_levels=200, start_level=50)
     assert config.evaluations == {
-        "procgen:coinrun train levels": config,
+        "procgen:coinrun": config,
         "procgen:coinrun all levels": ProcgenConfig("procgen:coinrun", "easy"),
     }
 

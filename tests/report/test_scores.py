@@ -110,7 +110,22 @@ def test_a_task_that_never_ran_is_left_out(read, rows, streams):
     rows += [streams.evaluation(step, "c", "a" if step < 300 else "b", 0.0) for step in (0, 100)]
     run = read(rows)
     assert run.table.tasks == ("a", "b")
-    assert run.notes[0].endswith("active at no evaluation after step 0, and left out: c")
+    assert run.notes[0].endswith(
+        "active at no evaluation after step 0, and left out: c (last mean return 0)"
+    )
+
+
+def test_levels_that_were_held_out_are_told_and_enter_nothing(read, streams):
+    """A run on Procgen's limited levels: its evaluations are of the task and of all levels."""
+    rows = [
+        streams.evaluation(step, task, "procgen:coinrun", mean)
+        for step in (0, 100, 200)
+        for task, mean in (("procgen:coinrun", step / 50), ("procgen:coinrun all levels", 2.5))
+    ]
+    run = read(rows)
+    assert run.table.tasks == ("procgen:coinrun",)
+    np.testing.assert_allclose(run.table.means, [[0, 2, 4]])
+    assert "procgen:coinrun all levels (last mean return 2.5)" in run.notes[0]
 
 
 def test_training_long_after_the_last_evaluation_is_noted(streams, rows, tmp_path):

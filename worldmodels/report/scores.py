@@ -106,8 +106,10 @@ def _table(folder: Path, evaluations: list[_Evaluation], notes: list[str]) -> Sc
     tasks = tuple(dict.fromkeys(active[step] for step in sorted(active)))
     never = sorted({one.task for one in evaluations} - set(tasks))
     if never:
+        last = {task: max(one.step for one in evaluations if one.task == task) for task in never}
+        told = (f"{task} (last mean return {means[task, step]:.4g})" for task, step in last.items())
         notes.append(
-            f"{folder}: active at no evaluation after step 0, and left out: {', '.join(never)}"
+            f"{folder}: active at no evaluation after step 0, and left out: {', '.join(told)}"
         )
     steps = [step for step in sorted(active) if all((task, step) in means for task in tasks)]
     broken = sorted(set(active) - set(steps))
