@@ -34,9 +34,14 @@ class CatchConfig:
     controls: Literal["normal", "reversed", "rotated"] = "normal"
     """What actions 0, 1, 2 do: left, stay, right (`normal`); right, stay, left (`reversed`); stay,
     right, left (`rotated`)."""
+    background: float = 0.0
+    """Share of lit cells in a second plane, whose pattern falls as the ball does, with a new random
+    row at the top of every step, and means nothing; 0: there is no second plane."""
 
     def __post_init__(self) -> None:
         self._check_name()
+        share = 0 <= self.background < 1
+        _require(share, self.name, "background", self.background, "at least 0 and below 1")
         views, controls = ("upright", "flipped"), ("normal", "reversed", "rotated")
         _require(self.view in views, self.name, "view", self.view, f"one of {', '.join(views)}")
         _require(

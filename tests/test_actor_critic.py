@@ -78,7 +78,7 @@ def expectation(logits: Tensor) -> float:
 def policy_terms(model: ActorCritic, feature: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """Log probability and entropy at one state, by the densities themselves."""
     out = model.policy(feature)
-    if model.discrete:
+    if model.policy.discrete:
         p = 0.99 * torch.softmax(out, 0) + 0.01 / A
         return (p * action).sum().log(), -(p * p.log()).sum()
     mean, std = torch.tanh(out[:A]), 0.9 * torch.sigmoid(out[A:] + 2) + 0.1
@@ -300,7 +300,7 @@ def test_policy_explores_at_one_percent():
     model = build()
     with torch.no_grad():
         model.policy.output.bias.copy_(torch.tensor([500.0, 0.0, 0.0]))
-    distribution: Any = model.distribution(torch.randn(4, F))
+    distribution: Any = model.policy.distribution(torch.randn(4, F))
     assert distribution.probs[:, 1:].flatten().tolist() == pytest.approx([0.01 / 3] * 8, rel=1e-4)
     fresh = ActorCritic(ActorCriticConfig(), ValuesConfig(), F, ActionSpec("discrete", A), DISCOUNT)
-    assert fresh.distribution(torch.randn(4, F)).entropy().min() > 0.999 * np.log(A)
+    assert fresh.policy.distribution(torch.randn(4, F)).entropy().min() > 0.999 * np.log(A)

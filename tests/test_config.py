@@ -47,6 +47,7 @@ _CHOSEN = {
     "capacity": st.integers(2 * 64 * 64, 10**12),
     "kind": st.just("ravl"),  # plain has no options
     "subset": st.integers(1, 2),
+    "objective": st.just("repo"),
 }
 _BY_TYPE = {
     bool: st.booleans(),

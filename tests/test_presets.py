@@ -31,8 +31,9 @@ LADDER = {
 
 def test_the_names():
     streams = [f"continual-{stream}" for stream in ("atari", "catch", "coinrun", "minatar")]
-    rest = ["debug", "demo", "drama", "dreamerv3", "mbpo", "memory", "mopo", "procgen", "ravl"]
-    methods = ["atari100k", *streams, *rest, "ravl-mbpo", "reach", "sac", "small", "wmar"]
+    early = ["debug", "demo", "drama", "dreamerv3", "iql", "mbpo", "memory", "mopo", "procgen"]
+    late = ["ravl", "ravl-mbpo", "reach", "sac", "small", "wmar"]
+    methods = ["atari100k", *streams, *early, *late]
     assert preset_names() == [*methods, *LADDER]
     with pytest.raises(UserError, match="no preset 'size12'; did you mean 'size12m'"):
         load_preset("size12")

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from worldmodels.config import ActorCriticConfig, Config
-from worldmodels.distributions import BoundedNormal, OneHot
 from worldmodels.envs.spec import ActionSpec, EnvSpec
-from worldmodels.heads import Head
 from worldmodels.objects import Batch, Latents, Rollout
 from worldmodels.parts import values_class
+from worldmodels.policy import Policy
 from worldmodels.returns import ReturnNormalizer, lambda_returns
 from worldmodels.sockets import ActorCriticBase
 from worldmodels.values.configs import ValuesConfig
@@ -33,9 +32,8 @@ class ActorCritic(ActorCriticBase):
     ):
         super().__init__()
         self.config, self.discount = config, discount
-        self.discrete, self.action_size = action.kind == "discrete", action.size
-        outputs = action.size if self.discrete else 2 * action.size
-        self.policy = Head(feature_size, config.units, config.layers, outputs, scale=0.01)
+        self.action_size = action.size
+        self.policy = Policy(feature_size, config.units, config.layers, action, config.unimix)
         self.values = values_class(values.kind)(values, config, feature_size, discount)
         self.normalizer = ReturnNormalizer(config.normalizer_decay)
 
@@ -45,20 +43,11 @@ class ActorCritic(ActorCriticBase):
         values = config.values
         return cls(config.actor_critic, values, feature_size, spec.action, config.discount)
 
-    def distribution(self, feature: Tensor) -> OneHot | BoundedNormal:
-        """The policy at feature [..., F]."""
-        output = self.policy(feature)
-        if self.discrete:
-            return OneHot.from_logits(output, self.config.unimix)
-        return BoundedNormal.from_parameters(output)
-
-    @torch.no_grad()
     def act(
         self, feature: Tensor, *, greedy: bool = False, generator: torch.Generator | None = None
     ) -> Tensor:
         """feature [N, F] -> action [N, A]: one-hot or real; without gradient."""
-        distribution = self.distribution(feature)
-        return distribution.mode() if greedy else distribution.sample(generator)
+        return self.policy.act(feature, greedy=greedy, generator=generator)
 
     @torch.no_grad()
     def value(self, feature: Tensor) -> Tensor:
@@ -78,7 +67,7 @@ class ActorCritic(ActorCriticBase):
         self.normalizer.update(returns)
         weight = rollout.start_weight.unsqueeze(1) * rollout.cont.cumprod(1)[:, :-1]
         advantage = (returns - estimate.value[:, :-1]) / self.normalizer.scale
-        policy = self.distribution(rollout.feature[:, :-1])
+        policy = self.policy.distribution(rollout.feature[:, :-1])
         entropy = policy.entropy()
         score = policy.log_prob(rollout.action) * advantage
         losses = {

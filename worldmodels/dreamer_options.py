@@ -27,6 +27,7 @@ class WorldModelConfig:
         "units",
         "vector_layers",
         "head_layers",
+        "objective",
     )
     name: Literal["latent"] = "latent"
     """Which world model this is."""
@@ -64,11 +65,25 @@ class WorldModelConfig:
     """Weight of the reward head's loss."""
     continue_weight: float = 1.0
     """Weight of the continue head's loss."""
+    objective: Literal["reconstruction", "repo"] = "reconstruction"
+    """What latents are learned for: to decode the observation (DreamerV3), or to foretell rewards
+    while a multiplier holds the KL to `kl_target` (RePo); then the decoder only looks on."""
+    kl_target: float = 3.0
+    """Nats per state that a posterior may add to its prior, for the objective repo."""
+    kl_rate: float = 1e-4
+    """Learning rate of the multiplier's logarithm, for the objective repo."""
 
     def __post_init__(self):
         least = {"stoch": 1, "classes": 2, "hidden": 1, "depth": 1, "units": 1}
         least |= {"prior_layers": 1, "posterior_layers": 1, "vector_layers": 1, "head_layers": 1}
+        least |= {"kl_target": 0, "kl_rate": 0}
         check_bounds(self, "world_model.", least, shares=("unimix",))
+        changed = (self.kl_target, self.kl_rate) != (3.0, 1e-4)
+        if changed and self.objective != "repo":
+            raise UserError(
+                "world_model.kl_target and kl_rate belong to --world-model.objective repo; give "
+                "that too, or leave them out"
+            )
 
 
 @dataclass(frozen=True)

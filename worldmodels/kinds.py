@@ -8,6 +8,7 @@ from typing import Any
 from worldmodels.control.options import EnsembleConfig, ObservationConfig, SACConfig
 from worldmodels.dreamer_options import ActorCriticConfig, WorldModelConfig
 from worldmodels.errors import UserError, near
+from worldmodels.iql_options import IQLConfig
 from worldmodels.known_options import KnownConfig
 from worldmodels.optimizer_options import AdamConfig, OptimizerConfig
 from worldmodels.registry import load
@@ -22,6 +23,7 @@ WORLD_MODELS: Kinds = {
 }
 ACTOR_CRITICS: Kinds = {
     "dreamer": ("worldmodels.actor_critic:ActorCritic", ActorCriticConfig),
+    "iql": ("worldmodels.iql:IQL", IQLConfig),
     "sac": ("worldmodels.control.sac:SAC", SACConfig),
 }
 OPTIMIZERS: Kinds = {

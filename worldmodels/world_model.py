@@ -5,7 +5,7 @@ N rows of a state, M starts, A action size, F feature width.
 """
 
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from worldmodels.heads import Head
 from worldmodels.losses import balanced_kl
 from worldmodels.objects import Batch, Carry, Latents
 from worldmodels.registry import backbone_class
+from worldmodels.repo import KLConstraint
 from worldmodels.sockets import Prediction, WorldModelBase
 
 
@@ -43,6 +44,7 @@ class WorldModel(WorldModelBase):
         )
         self.reward = Head(self.feature_size, config.units, config.head_layers, bins, scale=0.0)
         self.cont = Head(self.feature_size, config.units, config.head_layers, 1, scale=1.0)
+        self.constraint = KLConstraint(config.kl_target) if config.objective == "repo" else None
 
     @classmethod
     def build(cls, config: Config, spec: EnvSpec) -> Self:
@@ -86,17 +88,17 @@ class WorldModel(WorldModelBase):
 
     def _losses(self, batch: Batch, seen: Observed, feature: Tensor) -> dict[str, Tensor]:
         shape = batch.reward.shape
-        dyn, rep = balanced_kl(
-            seen.post_logits, seen.prior_logits, self.config.free_nats, self.config.unimix
-        )
-        decoded = self.decoder.loss(
-            seen.h.flatten(0, 1), seen.z.flatten(0, 1), flatten_rows(batch.obs)
-        )
+        free = self.config.free_nats if self.constraint is None else 0.0
+        dyn, rep = balanced_kl(seen.post_logits, seen.prior_logits, free, self.config.unimix)
+        held = {"dyn": dyn, "rep": rep} if self.constraint is None else self.constraint(dyn, rep)
+        h, z = seen.h.flatten(0, 1), seen.z.flatten(0, 1)
+        if self.constraint is not None:  # the decoder draws pictures and teaches nothing
+            h, z = h.detach(), z.detach()
+        decoded = self.decoder.loss(h, z, flatten_rows(batch.obs))
         goes_on = (1 - batch.is_terminal.float()) * self.discount
         logit = self.cont(feature).squeeze(-1).float()
         return {
-            "dyn": dyn,
-            "rep": rep,
+            **held,
             "reward": -TwoHot.from_logits(self.reward(feature)).log_prob(batch.reward),
             "continue": F.binary_cross_entropy_with_logits(logit, goes_on, reduction="none"),
             **{f"decode/{k}": loss.view(shape) * batch.obs_valid for k, loss in decoded.items()},
@@ -105,13 +107,21 @@ class WorldModel(WorldModelBase):
     def weights(self) -> dict[str, float]:
         """Weight of every loss that `forward` gives."""
         config = self.config
+        held = {"dyn": config.dyn_weight, "rep": config.rep_weight}
         return {
-            "dyn": config.dyn_weight,
-            "rep": config.rep_weight,
+            **(held if self.constraint is None else {"dyn": 1.0, "rep": 1.0, "multiplier": 1.0}),
             "reward": config.reward_weight,
             "continue": config.continue_weight,
             **{f"decode/{key}": config.reconstruction_weight for key in self.decoder.specs},
         }
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The multiplier has a learning rate of its own, and its size is no reason to clip it."""
+        if self.constraint is None:
+            return super().parameter_groups()
+        apart = self.constraint.log_beta
+        rest = [p for p in self.parameters() if p.requires_grad and p is not apart]
+        return [{"params": rest}, {"params": [apart], "lr": self.config.kl_rate, "agc": 0.0}]
 
     @torch.no_grad()
     def warm_up(self, batch: Batch) -> Batch:

@@ -56,6 +56,9 @@ TRAIN = [
     "--world-model.reconstruction-weight",
     "--world-model.reward-weight",
     "--world-model.continue-weight",
+    "--world-model.objective",
+    "--world-model.kl-target",
+    "--world-model.kl-rate",
     "--actor-critic.layers",
     "--actor-critic.units",
     "--actor-critic.imagination-length",
@@ -109,7 +112,7 @@ TRAIN = [
 ]
 """Every option of `train catch` with the backbone rssm. A new one is a decision: write it here."""
 
-CATCH = ["--env.view", "--env.inverted", "--env.controls"]
+CATCH = ["--env.view", "--env.inverted", "--env.controls", "--env.background"]
 """What Catch adds."""
 ATARI = [
     "--env.frame-skip",

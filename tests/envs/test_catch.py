@@ -106,3 +106,21 @@ def test_views_differ_and_controls_cannot_be_seen():
 def test_an_unknown_variant_is_refused(option, value):
     with pytest.raises(UserError, match=f"catch: {option} is {value}, but it must be one of"):
         CatchConfig(**{option: value})
+
+
+def test_the_background_falls_and_tells_nothing():
+    """Half its cells are lit; each row is the one above of before; the game is the same game."""
+    plain, noisy = Catch(CatchConfig(), 5), Catch(CatchConfig(background=0.5), 5)
+    assert noisy.spec.obs["planes"].shape == (10, 5, 2)
+    assert plain.spec.obs["planes"].shape == (10, 5, 1)
+    lit, before = [], None
+    for row in RandomPlay(noisy, 1).rows(2_000):
+        background = row.obs["planes"][0, ..., 1]
+        if before is not None and not row.is_first:
+            assert (background[1:] == before[:-1]).all()
+            lit.append(background[0])
+        assert row.obs["planes"][0, ..., 0].sum() in (1, 2)
+        before = background
+    assert np.mean(lit) == pytest.approx(0.5, abs=0.03)  # 9000 cells: standard error 0.005
+    with pytest.raises(UserError, match=r"background is 1\.0, but it must be at least 0"):
+        CatchConfig(background=1.0)

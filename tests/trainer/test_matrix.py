@@ -27,7 +27,7 @@ def newest(run: Path) -> dict[str, Any]:
     return torch.load(find_checkpoint(run, "last") / "state.pt", weights_only=True)["learner"]
 
 
-def learn_stop_resume_evaluate(backbone: str, posterior: Any, retention: str, kind: str, run: Path):
+def learn_stop_resume_evaluate(backbone: str, posterior: Any, kind: tuple[str, str], run: Path):
     config = load_config(
         "catch",
         ["debug"],
@@ -35,8 +35,8 @@ def learn_stop_resume_evaluate(backbone: str, posterior: Any, retention: str, ki
         steps=50,
         threads=1,
         world_model={"posterior": posterior},
-        replay={"retention": retention},
-        values={"kind": kind},
+        replay={"retention": kind[0]},
+        values={"kind": kind[1]},
     )
     train(config, run, quiet=True)
     half = newest(run)
@@ -54,7 +54,7 @@ def learn_stop_resume_evaluate(backbone: str, posterior: Any, retention: str, ki
 
 @pytest.mark.parametrize(("backbone", "posterior", "kind"), QUICK)
 def test_together(backbone, posterior, kind, tmp_path):
-    learn_stop_resume_evaluate(backbone, posterior, *kind, tmp_path / "run")
+    learn_stop_resume_evaluate(backbone, posterior, kind, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -62,4 +62,4 @@ def test_together(backbone, posterior, kind, tmp_path):
     ("backbone", "posterior", "kind"), [one for one in EVERY if one not in QUICK]
 )
 def test_every_combination(backbone, posterior, kind, tmp_path):
-    learn_stop_resume_evaluate(backbone, posterior, *kind, tmp_path / "run")
+    learn_stop_resume_evaluate(backbone, posterior, kind, tmp_path / "run")
