@@ -142,6 +142,8 @@ def config_for(name: str) -> Any:
 class _Absent:
     """Marks the configs of environments that are not here."""
 
+    name: str
+
 
 def absent_config(options: Mapping[str, Any]) -> Any:
     """The config of an environment that is not to be found here: its `name`, and other options as
