@@ -118,3 +118,15 @@ def test_what_a_run_says_before_it_starts(tmp_path: Path):
     assert "10 critics, 12 of 256 transitions replayed; ring of 1,250,000 imagined" in told
     assert "42.9 MiB, also in every checkpoint" in told
     assert "= 1 updates per agent step, from 512 rows" in told
+
+
+def test_a_data_set_is_learned_from_offline(tiny, tmp_path: Path):
+    """The rows of another run: the model first, then RAVL in it, with no environment stepped."""
+    data = train(tiny("sac", steps=70), tmp_path / "data", quiet=True)
+    config = tiny("ravl-mbpo", offline=str(data), steps=50, model_updates=20)
+    run = train(config, tmp_path / "run", quiet=True)
+    rows = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
+    assert [row["kind"] for row in rows] == ["eval"]
+    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert (last["train/updates"], last["replay/rows"]) == (50, 74)
+    assert last["behaviour/ring"] > 0
