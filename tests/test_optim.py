@@ -203,5 +203,6 @@ def test_a_group_has_its_own_rate_and_decay():
 
 
 def test_laprop_has_no_weight_decay():
+    build_optimizer(OptimizerConfig(), [Two(weight_decay=0.0)])
     with pytest.raises(UserError, match=r"optimizer\.name laprop has no weight decay.*use adam"):
         build_optimizer(OptimizerConfig(), [Two(weight_decay=0.1)])

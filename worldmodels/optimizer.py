@@ -17,7 +17,8 @@ def build_optimizer(options: Any, modules: Iterable[Socket]) -> torch.optim.Opti
     """
     groups = _merged(group for module in modules for group in module.parameter_groups())
     optimizer = optimizer_class(options.name)(groups, **options.arguments())
-    if any("weight_decay" in group for group in groups) > ("weight_decay" in optimizer.defaults):
+    decays = any(group.get("weight_decay") for group in groups)
+    if decays and "weight_decay" not in optimizer.defaults:
         raise UserError(
             f"optimizer.name {options.name} has no weight decay, which these models ask for; "
             "use adam"

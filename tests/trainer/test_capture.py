@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldmodels.config import Config
+from worldmodels.config import Config, OptimizerConfig
 from worldmodels.distributions import default_bins
 from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec
 from worldmodels.learner import Learner
 from worldmodels.objects import Batch
+from worldmodels.presets import load_config
 from worldmodels.registry import backbone_names
 
 SPECS = {
@@ -78,6 +79,14 @@ def test_so_it_does_with_every_backbone(tiny: Config, backbone: str, posterior, 
         actor_critic=replace(tiny.actor_critic, starts=16),
     )
     check_without_values(config, "vector")
+
+
+@pytest.mark.parametrize("preset", ["sac", "ravl-mbpo"])
+def test_so_do_sac_and_ensembles(preset: str):
+    """With LaProp: Adam reads the count of its steps, which it keeps on the CPU."""
+    options = {} if preset == "sac" else {"world_model": {"weight_decay": 0, "units": 8}}
+    config = load_config("gym:Pendulum-v1", [preset], actor_critic={"units": 8}, **options)
+    check_without_values(replace(config, optimizer=OptimizerConfig()), "vector")
 
 
 def check_without_values(config: Config, kind: str) -> None:
