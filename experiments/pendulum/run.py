@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from worldmodels import Config, load_config, train
-from worldmodels.runtime.rundir import commit, describe_machine
+from worldmodels.runtime.rundir import describe_machine
 
 HERE = Path(__file__).parent
 ENV = "gym:Pendulum-v1"
@@ -73,6 +73,11 @@ def seconds(folder: Path) -> float:
     return json.loads(lines[-1])["time/seconds"]
 
 
+def noted(folder: Path) -> dict[str, Any]:
+    """Commit, packages and machine of a run."""
+    return json.loads((folder / "environment.json").read_text())
+
+
 def results(folders: dict[str, list[Path]]) -> dict[str, Any]:
     """Final returns and curves of every method, one per seed."""
     found = {}
@@ -85,6 +90,7 @@ def results(folders: dict[str, list[Path]]) -> dict[str, Any]:
             "worst": min(final),
             "curves": curves,
             "seconds": [seconds(run) for run in runs],
+            "commits": sorted({noted(run)["commit"] for run in runs}),
         }
     return found
 
@@ -118,8 +124,6 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/pendulum"))
     parser.add_argument("--out", type=Path, default=Path(os.path.relpath(HERE)))
     args = parser.parse_args()
-    machine = describe_machine()
-    print(f"commit {commit()}; {machine['processor']}, {machine['cores']} cores", flush=True)
     folders: dict[str, list[Path]] = {}
     data = str(args.runs / "sac_0")
     for seed in args.seeds:
@@ -132,7 +136,7 @@ def main() -> None:
             folders.setdefault(f"offline {preset}", []).append(folder)
             play(folder, configuration(preset, seed, data))
     found = results(folders)
-    told = {"commit": commit(), "machine": machine, "bound": BOUND, "methods": found}
+    told = {"bound": BOUND, "machine": describe_machine(), "methods": found}
     (args.out / "results.json").write_text(json.dumps(told, indent=1) + "\n")
     draw(found, args.out / "returns.png")
     for name, one in found.items():

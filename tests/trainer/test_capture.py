@@ -84,8 +84,8 @@ def test_so_it_does_with_every_backbone(tiny: Config, backbone: str, posterior, 
 @pytest.mark.parametrize("preset", ["sac", "ravl-mbpo"])
 def test_so_do_sac_and_ensembles(preset: str):
     """With LaProp: Adam reads the count of its steps, which it keeps on the CPU."""
-    options = {} if preset == "sac" else {"world_model": {"weight_decay": 0, "units": 8}}
-    config = load_config("gym:Pendulum-v1", [preset], actor_critic={"units": 8}, **options)
+    model = {} if preset == "sac" else {"weight_decay": 0, "units": 8}
+    config = load_config("gym:Pendulum-v1", [preset], actor_critic={"units": 8}, world_model=model)
     check_without_values(replace(config, optimizer=OptimizerConfig()), "vector")
 
 
