@@ -16,7 +16,9 @@ from worldmodels.control.transitions import Transitions
 from worldmodels.errors import UserError
 from worldmodels.learner import Learner, build_models
 from worldmodels.objects import Batch, Latents, Rollout
+from worldmodels.presets import load_config
 from worldmodels.runtime.fabric import build_fabric
+from worldmodels.system import System
 
 S, A, N, B, M, L = 3, 2, 4, 10, 6, 3
 DISCOUNT = 0.9
@@ -290,8 +292,6 @@ def test_an_update_of_every_preset(preset, small, make_spec, make_batch):
 )
 def test_the_sockets_fit_each_other(world_model, actor_critic, small, make_spec, make_batch):
     """SAC on learned latents, and the Dreamer's actor-critic in an ensemble."""
-    from worldmodels.presets import load_config
-
     plain, control = load_config("gym:Pendulum-v1", ["debug"]), small()
     config = replace(
         control,
@@ -303,3 +303,21 @@ def test_the_sockets_fit_each_other(world_model, actor_critic, small, make_spec,
     update = learner.gradients(make_batch(spec, 16, 2))
     assert torch.isfinite(update.loss)
     learner.apply()
+
+
+def test_it_learns_in_true_dynamics_from_imagined_steps_alone():
+    """The setting of RAVL's experiments with an error-free model: no replayed row is an input."""
+    config = load_config(
+        "reach:plane",
+        ["ravl-mbpo"],
+        world_model={"name": "known", "starts": "first"},
+        actor_critic={"units": 8, "real_share": 0, "retain": 2},
+        threads=1,
+    )
+    system = System(config, None)
+    while system.updates < 3:
+        system.collect()
+        system.learn()
+    behaviour: Any = system.learner.actor_critic
+    assert 0 < int(behaviour.ring.size) <= behaviour.ring.capacity == 2 * 50 * 5
+    assert "loss/critic" in system.means.pop()
