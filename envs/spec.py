@@ -104,6 +104,12 @@ class Step:
             task=np.array([task], np.int32),
         )
 
+    def lane(self, index: int) -> "Step":
+        """One environment's row alone (E = 1), in memory of its own."""
+        row = slice(index, index + 1)
+        flags = {name: getattr(self, name)[row].copy() for name in _FLAT}
+        return Step(obs={key: value[row].copy() for key, value in self.obs.items()}, **flags)
+
     @staticmethod
     def stack(steps: "list[Step]") -> "Step":
         """E steps of one environment each (leading axis 1) as one `Step`."""

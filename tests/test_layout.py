@@ -87,6 +87,9 @@ MAY_IMPORT = {
     "control": MATHS | {"errors", "observed", "sockets"},
     "learner": MATHS | {"imagination", "kinds", "optimizer", "sockets"},
     "replay": {"backbones.base", "envs.spec", "errors", "files", "objects", "parts"},
+    "offline.collect": {"agent", "collector", "envs", "errors", "evaluation", "offline", "replay"}
+    | {"runtime", "worldmodels"},
+    "offline.levels": {"errors", "replay", "runtime.checkpoint"},
     "offline": {"config", "config_file", "envs", "errors", "files", "replay"},
 }
 """Longest prefix counts; every part may import itself. What is not listed stands above them all."""

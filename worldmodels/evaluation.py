@@ -37,7 +37,7 @@ def evaluate(
     config = agent.config.env if env is None else env
     envs = make_vec(config, num_envs, stream_seed(seed, "evaluation/envs"))
     try:
-        played = _play(agent, envs, _shares(episodes, num_envs), seed, greedy, stop)
+        played = _play(agent, envs, shares(episodes, num_envs), seed, greedy, stop)
     finally:
         envs.close()
     returns = [episode.total for episode in played]
@@ -99,7 +99,7 @@ def describe(scores: dict[str, Any]) -> str:
     )
 
 
-def _shares(episodes: int, num_envs: int) -> np.ndarray:
+def shares(episodes: int, num_envs: int) -> np.ndarray:
     """Episodes per environment: equal quotas, so that short episodes are not over-counted."""
     return np.array([len(part) for part in np.array_split(np.arange(episodes), num_envs)])
 

@@ -50,7 +50,7 @@ def test_version(call):
 
 def test_a_near_command_is_named(refuse):
     assert "did you mean 'train'?" in refuse("tran", "catch")
-    assert "there are train, eval" in refuse("xyzzy")
+    assert "there are train, collect, eval" in refuse("xyzzy")
     assert "did you mean 'replay'?" in refuse("bench", "replaay")
     assert "did you mean '--episodes'?" in refuse("eval", "x", "--episode", "3")
 

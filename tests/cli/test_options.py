@@ -19,6 +19,7 @@ TRAIN = [
     "--config",
     "--backbone",
     "--resume",
+    "--online",
     "--run",
     "--quiet",
     "--print-config",

@@ -20,32 +20,17 @@ ROWS = 10
 """Of an episode of Catch."""
 
 
-def recorded(steps: list[tuple[Step, int]]) -> Recorded:
-    """Rows of E = 1 and the actions that led there as one block."""
-    rows = Step.stack([step for step, _ in steps])
-    return Recorded(
-        obs=rows.obs,
-        prev_action=np.array([action for _, action in steps]),
-        reward=rows.reward,
-        is_first=rows.is_first,
-        is_last=rows.is_last,
-        is_terminal=rows.is_terminal,
-        obs_valid=rows.obs_valid,
-        task=rows.task,
-    )
-
-
 @pytest.fixture(scope="session")
 def episodes() -> list[Recorded]:
     """Random episodes of Catch; the actions are made up where only rows matter."""
     env, random = make(CatchConfig(), seed=0), np.random.default_rng(0)
     played = RandomPlay(env, seed=1)
-    return [
-        recorded(
-            [(row, -1 if row.is_first[0] else int(random.integers(3))) for row in played.rows(ROWS)]
-        )
-        for _ in range(EPISODES)
-    ]
+
+    def row() -> tuple[Step, np.ndarray]:
+        step = played.row()
+        return step, np.array([-1 if step.is_first[0] else random.integers(3)])
+
+    return [Recorded.of([row() for _ in range(ROWS)]) for _ in range(EPISODES)]
 
 
 @pytest.fixture(scope="session")

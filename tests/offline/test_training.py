@@ -271,3 +271,42 @@ def test_dry_run(tiny):
     assert report["updates"] == tiny.steps
     assert report["seconds_per_update"] > 0
     assert any("no environment is stepped" in line for line in report["description"])
+
+
+def test_online_the_environment_is_stepped_behind_the_data_set(finished, episodes, tmp_path):
+    """And goes on so when it is resumed again, bit for bit as without a stop."""
+    config = load_config_file(finished / "config.yaml")
+    config = replace(config, offline="", checkpoint=replace(config.checkpoint, keep=9))
+    runs = [shutil.copytree(finished, tmp_path / name) for name in ("at_once", "in_two")]
+    train(replace(config, steps=72), runs[0], resume=True, quiet=True)
+    for steps in (40, 72):
+        train(replace(config, steps=steps), runs[1], resume=True, quiet=True)
+    assert untimed(runs[0]) == untimed(runs[1])
+    last = untimed(runs[0])[-1]
+    rows = (72 - 12) + (72 - 12) // 9  # every episode of Catch has 9 steps, and its first row
+    assert EPISODES * ROWS + rows - 2 <= last["replay/rows"] <= EPISODES * ROWS + rows + 2
+    assert last["train/updates"] - 12 == int((72 - 12) * config.updates_per_step)
+    found = list(ReplayFolder(runs[0]).episodes())
+    assert len(found) > EPISODES
+    np.testing.assert_array_equal(found[0].obs["planes"], episodes[0].obs["planes"])
+    played = [line for line in lines(runs[0] / "scores.jsonl") if line["kind"] == "train"]
+    assert {line["length"] for line in played} == {9}
+    assert load_config_file(runs[0] / "config.yaml").offline == ""
+    assert Agent.load(runs[0]).references.high == 3.0
+
+
+@pytest.mark.parametrize("storage", ["disk", "device"])
+def test_online_in_every_storage(tiny, tmp_path, storage):
+    config = replace(tiny, replay=replace(tiny.replay, storage=storage), steps=4)
+    run = train(config, tmp_path / "run", quiet=True)
+    train(replace(config, offline="", steps=30), run, resume=True, quiet=True)
+    assert json.loads((run / "status.json").read_text())["step"] == 30
+
+
+def test_online_needs_the_environment(catch_set, tmp_path):
+    config = load_config("robot", presets=["debug"], offline=str(catch_set), steps=2, threads=1)
+    run = train(config, tmp_path / "run", quiet=True)
+    before = (run / "config.yaml").read_text()
+    with pytest.raises(UserError, match="unknown environment 'robot'"):
+        train(replace(config, offline="", steps=4), run, resume=True, quiet=True)
+    assert (run / "config.yaml").read_text() == before

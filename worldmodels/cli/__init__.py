@@ -12,6 +12,7 @@ from worldmodels.errors import Stopped, UserError, near
 
 COMMANDS = {
     "train": ("worldmodels.cli.train", "train an agent, or resume a run"),
+    "collect": ("worldmodels.cli.collect", "record a data set to learn from offline"),
     "eval": ("worldmodels.cli.evaluate", "play episodes with a trained agent"),
     "dream": ("worldmodels.cli.dream", "draw what a trained agent imagines against what happens"),
     "replay": ("worldmodels.cli.replay", "inspect, verify or export the rows of a run"),

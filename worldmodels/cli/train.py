@@ -1,7 +1,7 @@
 """`worldmodels train [ENV]`: settle the configuration, say where it comes from, train."""
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ class TrainChoices(Choices):
 
     resume: str = ""
     """Run folder to continue with its own configuration, and the flags given here over it."""
+    online: bool = False
+    """With --resume: a run that learned from a data set goes on in its environment."""
     run: str = ""
     """Folder of the new run; without one, a fresh folder under runs/."""
     quiet: bool = False
@@ -68,8 +70,10 @@ def _settle(choices: TrainChoices, request: Request) -> tuple[Config, list[str]]
     if choices.resume:
         _refuse_beside_resume(choices, request)
         folder = find_run(choices.resume)
-        chosen = Chosen(load_config_file(folder / "config.yaml"), (f"resuming {folder}",))
+        saved = load_config_file(folder / "config.yaml")
+        chosen = Chosen(_online(saved, choices), (f"resuming {folder}",))
     else:
+        _online(Config(), choices)
         chosen = choose(choices, request)
     config = apply_flags(chosen, request, "train", choices)
     changes = differences(chosen.config, config)
@@ -81,6 +85,18 @@ def _settle(choices: TrainChoices, request: Request) -> tuple[Config, list[str]]
         return config, list(chosen.notes)
     said = (f"{flag(name)} {shown(new)} (was {shown(old)})" for name, (old, new) in changes.items())
     return config, [*chosen.notes, f"command line: {', '.join(said)}"]
+
+
+def _online(config: Config, choices: TrainChoices) -> Config:
+    """The configuration that a run goes on with: with --online, in its environment."""
+    if not choices.online:
+        return config
+    if not config.offline:
+        raise UserError(
+            "--online lets a run that learned from a data set go on in its environment: give it "
+            "with --resume RUN, the folder of such a run; all others step theirs already"
+        )
+    return replace(config, offline="")
 
 
 def _refuse_beside_resume(choices: TrainChoices, request: Request) -> None:

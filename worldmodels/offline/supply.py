@@ -31,7 +31,9 @@ class StaticSupply:
         recorded = self._record.spec if self._record else spec_of(self._data, config.env.name)
         self.references, self.reserve = known.references, known.rows
         made, self._absent = _spec_of_environment(config.env)
-        self.spec = _agreed(recorded, made, config.offline) if made else recorded
+        if made:
+            check_same_form(recorded, made, f"the data set {known.name}")
+        self.spec = made or recorded
         self.tasks: dict[str, Any] = evaluations(config.env) if made else {}
 
     def open(self) -> DataSet:
@@ -112,17 +114,15 @@ def _spec_of_environment(env: Any) -> tuple[EnvSpec | None, str]:
     return envs.spec, ""
 
 
-def _agreed(recorded: EnvSpec, made: EnvSpec, text: str) -> EnvSpec:
-    """The environment's spec, if it is that of the data set."""
+def check_same_form(recorded: EnvSpec, made: EnvSpec, source: str) -> None:
+    """UserError unless observations and actions of `source` are those of the environment."""
     for what in ("obs", "action"):
         theirs, ours = getattr(recorded, what), getattr(made, what)
         if theirs != ours:
             raise UserError(
-                f"the data set {text} does not fit {made.name}: it has {_form(theirs)}, the "
-                f"environment {_form(ours)}; name the environment that it was recorded in, with "
-                "its options"
+                f"{source} does not fit {made.name}: it has {_form(theirs)}, the environment "
+                f"{_form(ours)}; name the environment that it was recorded in, with its options"
             )
-    return made
 
 
 def _form(part: Any) -> str:

@@ -30,7 +30,8 @@ def write_minari(
     the folder `name` of Minari's own. An episode of T actions has T + 1 observations; images are
     stored as they are, not as JPEG. What Minari has no place for (lost lives, last frames that
     were not seen, tasks of a stream) is among the infos. `about`: further metadata, of which the
-    entry `worldmodels` is ours.
+    entry `worldmodels` is ours; it is
+    read after the last episode.
     """
     try:
         from minari import __version__
@@ -45,17 +46,17 @@ def write_minari(
     observation, action = _spaces(spec)
     partial = out.with_name(f".{out.name}.partial")
     layout = RowLayout(spec).as_json()
-    known = {"dataset_id": out.name, "minari_version": __version__, **about}
-    known[OURS] = {"observations": layout["observations"], **known.get(OURS, {})}
     try:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "data").mkdir(parents=True)
         storage = MinariStorage.new(
             partial / "data", observation, action, env_spec=None, jpeg_encoding=False
         )
-        storage.update_metadata(known)
         for chunk in _chunks(episodes):
             storage.update_episodes([_buffer(*one, spec) for one in chunk])
+        known = {"dataset_id": out.name, "minari_version": __version__, **about}
+        known[OURS] = {"observations": layout["observations"], **known.get(OURS, {})}
+        storage.update_metadata(known)
         count, steps = int(storage.total_episodes), int(storage.total_steps)
         if count == 0:
             raise UserError(f"there is no whole episode to write to {out}; nothing was written")

@@ -59,6 +59,13 @@ class Recorded:
             yield step, self.prev_action[row]
 
     @staticmethod
+    def of(steps: "Sequence[tuple[Step, np.ndarray]]") -> "Recorded":
+        """Inverse of `steps`."""
+        rows = Step.stack([step for step, _ in steps])
+        flat = {name: getattr(rows, name) for name in FLAT if name != "prev_action"}
+        return Recorded(rows.obs, np.concatenate([action for _, action in steps]), **flat)
+
+    @staticmethod
     def cat(parts: "Sequence[Recorded]") -> "Recorded":
         """Parts that follow each other as one."""
         flat = {name: np.concatenate([getattr(part, name) for part in parts]) for name in FLAT}
