@@ -44,7 +44,8 @@ class Critics(ValueLearner):
         self.critics = Ensemble(values.critics, *sizes, bins, scale=0.0)
         self.slow = copy.deepcopy(self.critics).requires_grad_(False)
         self.priors = Priors(values.critics, *sizes, values.prior_scale)
-        self.novelty = make_novelty(values, feature_size, options.units) if penal(values) else None
+        penalised = values.reach_penalty > 0
+        self.novelty = make_novelty(values, feature_size, options.units) if penalised else None
 
     def forward(self, feature: Tensor) -> "CriticsEstimate":
         """feature [N, T, F], attached or not -> its values."""
@@ -122,8 +123,3 @@ class CriticsEstimate(Estimate):
         critic = TwoHot.from_logits(self._critic.logits[:, :, :-1])
         fit = -critic.log_prob(target - self._prior[:, :, :-1])
         return (fit - self._critics.options.slow_weight * critic.log_prob(slow)).sum(0)
-
-
-def penal(values: ValuesConfig) -> bool:
-    """Whether bootstraps are penalised by how novel their state is."""
-    return values.reach_penalty > 0
