@@ -8,6 +8,7 @@ from worldmodels import presets
 from worldmodels.config import Config
 from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec
 from worldmodels.errors import UserError
+from worldmodels.iql_options import IQLConfig
 from worldmodels.learner import build_models
 from worldmodels.presets import (
     FOLDER,
@@ -188,3 +189,18 @@ def test_the_budgets_of_arrow(stream, episodes):
     assert (config.steps, config.num_envs) == (6 * 90 * 16_384, 4)
     assert (config.evaluation.every, config.evaluation.episodes) == (10 * 16_384, episodes)
     assert config.train_ratio == 1000 * 16 * 32 / 16_384
+
+
+def test_a_presets_sizes_are_those_of_the_model_that_it_means():
+    """`debug` sizes DreamerV3's actor-critic and says nothing about another."""
+    config = load_config("catch", ["debug", "iql"])
+    assert config.actor_critic == IQLConfig()
+    assert config.world_model.units == 16
+    assert load_config("catch", ["debug"]).actor_critic.units == 16
+
+
+def test_a_users_file_for_another_model_is_refused(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("actor_critic: {imagination_length: 7}")
+    with pytest.raises(UserError, match=r"unknown option 'actor_critic\.imagination_length'"):
+        load_config("catch", ["debug", "iql"], config_file=file)

@@ -5,7 +5,7 @@ that an unknown key or a wrong type gets the same error everywhere. Imports neit
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
@@ -119,7 +119,8 @@ def _apply(
     options: Mapping[str, Any], into: Any, prefix: str, root: Config, spell: Callable[[str], str]
 ) -> Any:
     """The dataclass `into`, found at `prefix` of `root`, with `options` over it."""
-    types = get_type_hints(type(into))
+    hints = get_type_hints(type(into))
+    types = {field.name: hints[field.name] for field in fields(into)}  # no class variables
     changes = {}
     for key, value in options.items():
         path = f"{prefix}{key}"

@@ -3,7 +3,8 @@
 A preset's options for a backbone stand under `backbones:` by the backbone's name; those of the
 backbone that is chosen hold, the others do not. Of the blocks that a `name` chooses (environment,
 backbone, world model, actor-critic, optimiser), the last layer that names one has its way, and a
-named block counts only where its name is the one chosen. Imports neither torch nor numpy, unless
+named block counts only where its name is the one chosen; a preset's block without a name is the
+default model's. Imports neither torch nor numpy, unless
 the default presets depend on whether there is a GPU.
 """
 
@@ -161,7 +162,8 @@ def choose_config(
     config = from_dict(_choices([*layers, from_file], backbone), Config(env=env_config))
     for name, layer in zip(presets, layers, strict=True):
         notes += _unsized(name, layer, config)
-        config = apply_file(FOLDER / f"{name}.yaml", _for_choice(layer, config), config)
+        own = _for_choice(_with_names(layer), config)
+        config = apply_file(FOLDER / f"{name}.yaml", own, config)
     if file:
         config = apply_file(file, _for_choice(from_file, config), config)
         notes.append(f"config file {file}: {', '.join(from_file)}")
@@ -192,6 +194,19 @@ def _choices(layers: Sequence[Mapping[str, Any]], backbone: str | None) -> dict[
     layers = [*layers, {"backbone": {"name": backbone}}]
     named = {b: n for layer in layers for b in DEFAULTS_OF if (n := _named(layer, b))}
     return {block: {"name": name} for block, name in named.items() if block != "env"}
+
+
+def _with_names(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A preset in which every block of a model says whose it is: where it does not, the default's.
+
+    A user's file is not read so: what it says for another model is a mistake to be told.
+    """
+    named = {
+        block: {"name": getattr(Config(), block).name, **layer[block]}
+        for block in DEFAULTS_OF
+        if block in layer and block not in ("env", "backbone")
+    }
+    return {**layer, **named}
 
 
 def _for_choice(layer: Mapping[str, Any], config: Config) -> dict[str, Any]:
