@@ -21,7 +21,7 @@ def dry_run(config: Config) -> dict[str, Any]:
         try:
             return _measure(config, system)
         finally:
-            system.supply.close()
+            system.close()
 
 
 def _measure(config: Config, system: System) -> dict[str, Any]:

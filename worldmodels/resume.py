@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from worldmodels.config_file import load_config_file
 from worldmodels.errors import UserError
 from worldmodels.replay import CorruptReplay
 from worldmodels.runtime.checkpoint import Checkpoints
@@ -46,10 +47,15 @@ def set_aside(run: Path) -> str:
     """Move what a run without a checkpoint has collected to a folder of its own; says which.
 
     The run then begins again with the same seeds and collects the same rows: to take up the old
-    ones would give it these twice, without the parameters that had learned from them.
+    ones would give it these twice, without the parameters that had learned from them. Rows of a
+    data set are only copies.
     """
     if not any((run / "replay").glob("*_*")):
         return "no checkpoint yet: starting from the beginning"
+    if load_config_file(run / "config.yaml").offline:
+        shutil.rmtree(run / "replay")
+        (run / "replay").mkdir()
+        return "no checkpoint yet: starting from the beginning, with the data set read again"
     folders = (run / f"set_aside_{number:02d}" for number in count())
     aside = next(folder for folder in folders if not (folder / "replay").exists())
     aside.mkdir(exist_ok=True)

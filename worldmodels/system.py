@@ -179,6 +179,11 @@ class System:
         self.means.load_state_dict(state["means"])
         return notes + set_global_states(state["random"])
 
+    def close(self) -> None:
+        """Free environments or data set, and the replay's files."""
+        self.supply.close()
+        self.replay.close()
+
     def dump(self, error: NonFiniteLoss, path: Path) -> None:
         """Write the batch that gave no number, and the parameters that it met."""
         batch = {name: value for name, value in vars(error.batch).items() if name != "carry"}

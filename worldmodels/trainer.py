@@ -121,9 +121,9 @@ class Trainer:
             self.close()
 
     def close(self) -> None:
-        """Close logs and environments."""
+        """Close logs, environments and replay."""
         self.logs.close()
-        self.system.supply.close()
+        self.system.close()
 
     def loop(self) -> None:
         """Collect, learn, log, evaluate, save; until the steps are done or a signal arrives."""

@@ -157,6 +157,8 @@ def test_a_run_without_a_checkpoint_is_filled_again(tiny, tmp_path, monkeypatch)
     run = train(tiny, tmp_path / "run", resume=True, quiet=True)
     assert json.loads((run / "status.json").read_text())["status"] == "done"
     assert len(list(ReplayFolder(run).episodes())) == EPISODES
+    assert not list(run.glob("set_aside*")), "its rows are copies"
+    assert "with the data set read again" in (run / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 from itertools import product
@@ -70,6 +71,20 @@ def test_evaluating_does_not_disturb_training(finished: Path, tiny: Config, tmp_
     often = replace(tiny, evaluation=replace(tiny.evaluation, every=20))
     run = train(often, tmp_path / "run", quiet=True)
     assert untimed(run) == untimed(finished)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs a list of open files")
+@pytest.mark.parametrize("storage", ["ram", "disk"])
+def test_a_run_leaves_no_file_open(tiny: Config, tmp_path: Path, storage: str):
+    def opened() -> set[str]:
+        names = (os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+        return {name for name in names if str(tmp_path) in name}
+
+    config = replace(tiny, steps=70, replay=replace(tiny.replay, storage=storage, carry="stored"))
+    train(config, tmp_path / "run", quiet=True)
+    assert opened() == set()
+    train(replace(config, steps=80), tmp_path / "run", resume=True, quiet=True)
+    assert opened() == set()
 
 
 def test_a_taken_folder_is_refused(finished: Path, tiny: Config):

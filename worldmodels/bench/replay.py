@@ -88,7 +88,8 @@ def bench_replay(
         with TemporaryDirectory() as folder:
             on_disk = Path(folder) if case.storage == "disk" else None
             replay, added = _filled(options, shape, on_disk, device)
-            found = _race(replay, batch, length, shape, seconds)
+            with replay:
+                found = _race(replay, batch, length, shape, seconds)
         sizes = {"batch": batch, "length": length, "shape": list(shape), "rows": replay.rows}
         memory = {"add_rows_per_second": added, "mebibytes": replay.bytes / 2**20}
         results.append({**asdict(case), **sizes, **found, **memory})

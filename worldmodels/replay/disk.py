@@ -119,6 +119,12 @@ class Disk(SideOnHost):
             columns[name] = as_bytes(out)
         return columns
 
+    def close(self) -> None:
+        """The scratch file is gone with this."""
+        while self._files:
+            self._files.popitem()[1].close()
+        self._scratch = None
+
     def _side_of(self, slot: int) -> np.ndarray:
         assert self._scratch is not None
         return self._scratch.of(slot)

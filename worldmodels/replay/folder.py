@@ -8,10 +8,18 @@ import numpy as np
 
 from worldmodels.errors import UserError
 from worldmodels.replay.archive import Archive
+from worldmodels.replay.arrivals import ARRIVED
 from worldmodels.replay.checkpoint import open_checkpoint, read_checkpoint, verify_checkpoint
 from worldmodels.replay.files import CorruptReplay
-from worldmodels.replay.journal import Journal, Tail
-from worldmodels.replay.manifest import LAYOUT, MANIFEST, Entry, damaged_lines, read_layout
+from worldmodels.replay.journal import Journal, Tail, tail_name
+from worldmodels.replay.manifest import (
+    LAYOUT,
+    MANIFEST,
+    Entry,
+    damaged_lines,
+    generation,
+    read_layout,
+)
 from worldmodels.replay.recorded import Recorded
 from worldmodels.replay.rows import FLAGS, Rollout, RowLayout
 
@@ -37,6 +45,7 @@ class ReplayFolder:
         try:
             known = read_layout(self.path)
             self.layout, self.lanes = RowLayout.from_json(known), int(known["lanes"])
+            self._segment_rows = int(known["rows per segment"])
             discrete = self.layout.spec.action.kind == "discrete"
             self._action = np.int64 if discrete else np.float32
         except (ValueError, KeyError, TypeError) as error:
@@ -46,7 +55,7 @@ class ReplayFolder:
             ) from error
         self._archive = Archive(self.path)
         journal = Journal(self.path, self.layout.columns, self.lanes)
-        found = journal.read()
+        self._found = found = journal.read()
         self.entries: list[Entry] = found.entries
         """Segments that have a file."""
         sealed = {entry.first for entry in found.entries}
@@ -81,10 +90,30 @@ class ReplayFolder:
         lines = damaged_lines(self.path)
         missing = "" if (self.path / MANIFEST).is_file() else "it is missing"
         yield MANIFEST, f"{lines} of its lines are damaged" if lines else missing
+        yield from self._tails()
+        behind = int(self._found.arrivals.behind.sum())
+        unknown = "" if (self.path / ARRIVED).is_file() else "it is missing"
+        yield ARRIVED, f"{behind} rows could not be written and are gone" if behind else unknown
+
+    def _tails(self) -> Iterator[tuple[str, str]]:
+        """Tails that are torn, or lack rows that had arrived; the row in flight is no damage."""
+        size, number = self._segment_rows, generation(self.path)
+        lacking = zip(
+            self._found.arrivals.begun(size).tolist(),
+            (self._found.missing(size) - 1).tolist(),
+            strict=True,
+        )
+        gone = {tail_name(number, first): rows for first, rows in lacking if rows > 0}
         whole = {tail.path.name: tail.rows * self.row_bytes for tail in self.tails}
-        for path in sorted(self.path.glob("tail_*.rows")):
-            beyond = path.stat().st_size - whole.get(path.name, path.stat().st_size)
-            yield path.name, f"its last {beyond} bytes are torn or damaged" if beyond else ""
+        there = {path.name: path.stat().st_size for path in self.path.glob("tail_*.rows")}
+        for name in sorted({*gone, *there}):
+            beyond = there.get(name, 0) - whole.get(name, there.get(name, 0))
+            if name not in there:
+                yield name, f"it is missing, and {gone[name]} rows with it"
+            elif beyond:
+                yield name, f"its last {beyond} bytes are torn or damaged"
+            else:
+                yield name, f"its last {gone[name]} rows are missing" if name in gone else ""
 
     def held(self) -> dict[str, set[int]]:
         """Part of the retention -> first ids of its segments, at the last checkpoint."""

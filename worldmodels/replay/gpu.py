@@ -132,6 +132,9 @@ class Gpu:
         where = torch.from_numpy(slots * self._segment_rows + rows)
         self._side[where.to(self.device, non_blocking=True)] = values.to(self.device)
 
+    def close(self) -> None:
+        """Nothing is open."""
+
     def _slice(self, slot: int, rows: int) -> slice:
         first = slot * self._segment_rows
         return slice(first, first + rows)

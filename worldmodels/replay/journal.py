@@ -4,15 +4,13 @@
 a line for every file since; each line carries its checksum. `tail_GENERATION_LANE_POSITION.rows`
 holds the rows of a segment that has no file yet, each handed to the system as it arrives; the
 kernel keeps it whatever becomes of the process. Only tails of the manifest's generation count, so
-that replacing the manifest replaces everything at once. `arrived.i64` is mapped memory that counts
-a row before it is written, so that a loss can be told.
+that replacing the manifest replaces everything at once.
 """
 
 import json
-import mmap
 import os
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numpy as np
 
 from worldmodels.errors import UserError
 from worldmodels.files import unwritable, write_text
+from worldmodels.replay.arrivals import Arrivals
 from worldmodels.replay.manifest import (
     LAYOUT,
     MANIFEST,
@@ -37,7 +36,6 @@ from worldmodels.replay.storage import Arrays
 
 _BINARY = getattr(os, "O_BINARY", 0)
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | _BINARY
-ARRIVED = "arrived.i64"
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,15 @@ class Found:
 
     entries: list[Entry]
     tails: list[Tail]
-    arrived: np.ndarray
-    """int64 [E]: id of the last row that each lane began to write; -1 for none."""
-    settled: np.ndarray
-    """int64 [E]: id of the last row that was dropped or skipped on purpose; -1 for none."""
+    arrivals: Arrivals
+
+    def missing(self, segment_rows: int) -> np.ndarray:
+        """int64 [E]: rows of each lane's last segment that began to arrive and are not here."""
+        last = (np.arange(len(self.arrivals.last), dtype=np.int64) << LANE_SHIFT) - 1
+        for one in (*self.entries, *self.tails):
+            lane = one.first >> LANE_SHIFT
+            last[lane] = max(last[lane], one.first + one.rows - 1)
+        return self.arrivals.missing(last, segment_rows)
 
 
 @dataclass(eq=False)
@@ -83,8 +86,9 @@ class Journal:
         fields = [(name, c.dtype, c.shape) for name, c in self._columns.items()]
         self._row = np.dtype([("id", np.int64), ("born", np.int64), *fields, ("crc", np.uint32)])
         self._num_lanes = num_lanes
-        self._arrived: np.ndarray | None = None
-        """int64 [2, E], mapped: `Found.arrived` and `Found.settled`."""
+        self._arrivals: Arrivals | None = None
+        self._behind: dict[int, int] = {}
+        """What `Arrivals.behind` counts, by id of the segment's first row."""
         self._generation = 0
         self._tails: dict[int, _OpenTail] = {}
         """By id of the segment's first row."""
@@ -97,7 +101,7 @@ class Journal:
     @property
     def begun(self) -> bool:
         """Whether `begin` was called."""
-        return self._arrived is not None
+        return self._arrivals is not None
 
     def begin(
         self,
@@ -116,7 +120,8 @@ class Journal:
             for segment in segments:
                 if segment.file is None:
                     self.append(segment, arrays(segment))
-            self._map_arrived(next_id - 1)
+            self._arrivals = Arrivals.begin(self._folder, next_id - 1)
+            self._behind.clear()
             write_manifest(self._folder, self._generation, segments)
         except (OSError, UserError) as error:
             self._close_tails()
@@ -146,12 +151,21 @@ class Journal:
     def close(self) -> None:
         """Let go of all files; what they hold stays."""
         self._close_tails()
-        self._arrived = None
+        self._arrivals = None
 
-    def arriving(self, ids: np.ndarray, lanes: Sequence[int]) -> None:
-        """Rows ids are about to be written, one in each of `lanes`."""
-        assert self._arrived is not None
-        self._arrived[0, lanes] = ids
+    def arriving(self, ids: np.ndarray, lanes: Sequence[int], waiting: Iterable[Segment]) -> None:
+        """Rows ids are about to be written, one in each of `lanes`.
+
+        `waiting`: the closed segments that have no file.
+        """
+        assert self._arrivals is not None
+        last, behind = self._arrivals.last, self._arrivals.behind
+        last[lanes] = ids
+        passed = [s for s in waiting if s.first + s.rows <= last[s.lane]]
+        self._behind = {s.first: s.rows - self.written(s) for s in passed}
+        behind[:] = 0
+        for first, rows in self._behind.items():
+            behind[first >> LANE_SHIFT] += rows
 
     def append(self, segment: Segment, arrays: Arrays) -> None:
         """Write the newest rows of an open segment: `arrays` holds all those not written yet."""
@@ -173,8 +187,8 @@ class Journal:
             raise unwritable("replay", self._folder, error) from error
         tail.rows = segment.rows
 
-    def unwritten(self, segment: Segment) -> int:
-        """First row of an open segment that its tail does not hold."""
+    def written(self, segment: Segment) -> int:
+        """Rows of a segment without a file that its tail holds."""
         tail = self._tails.get(segment.first)
         return tail.rows if tail else 0
 
@@ -199,31 +213,38 @@ class Journal:
 
     def dropped(self, segment: Segment) -> None:
         """Nobody keeps the segment: that its rows are gone is no loss."""
-        if self._arrived is not None and segment.rows:
+        if self._arrivals and segment.rows:
             last = segment.first + segment.rows - 1
-            self._arrived[1, segment.lane] = max(self._arrived[1, segment.lane], last)
+            settled = self._arrivals.settled
+            settled[segment.lane] = max(settled[segment.lane], last)
         self._forget(segment)
 
     def _forget(self, segment: Segment) -> None:
         """The segment needs no tail any more."""
+        if behind := self._behind.pop(segment.first, 0):
+            assert self._arrivals is not None
+            self._arrivals.behind[segment.lane] -= behind
         tail = self._tails.pop(segment.first, None)
         if tail:
             os.close(tail.handle)
             tail.path.unlink(missing_ok=True)
 
     def read(self) -> Found:
-        """All that the folder holds; torn ends are left out."""
-        entries = read_manifest(self._folder)
+        """All that the folder holds; torn ends are left out.
+
+        In this order nothing is missed, whatever a running process writes meanwhile.
+        """
+        arrivals = Arrivals.read(self._folder, self._num_lanes)
         pattern = f"tail_{generation(self._folder):04d}_*.rows"
         tails = [self._read_tail(path) for path in sorted(self._folder.glob(pattern))]
-        arrived = np.full((2, self._num_lanes), -1, np.int64)
-        path = self._folder / ARRIVED
-        if path.is_file() and path.stat().st_size == arrived.nbytes:
-            arrived = np.fromfile(path, np.int64).reshape(arrived.shape)
-        return Found(entries, [tail for tail in tails if tail is not None], *arrived)
+        entries = read_manifest(self._folder)
+        return Found(entries, [tail for tail in tails if tail is not None], arrivals)
 
     def _read_tail(self, path: Path) -> Tail | None:
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:  # sealed meanwhile
+            return None
         rows = np.frombuffer(
             data[: len(data) // self._row.itemsize * self._row.itemsize], self._row
         )
@@ -240,8 +261,7 @@ class Journal:
         return Tail(first, int(rows["born"][0]), path, columns)
 
     def _open(self, segment: Segment) -> _OpenTail:
-        place = f"{segment.lane:03d}_{segment.first & POSITION:012d}"
-        path = self._folder / f"tail_{self._generation:04d}_{place}.rows"
+        path = self._folder / tail_name(self._generation, segment.first)
         try:
             handle = os.open(path, _NEW, 0o666)
         except OSError as error:
@@ -249,20 +269,15 @@ class Journal:
         tail = self._tails[segment.first] = _OpenTail(handle, path)
         return tail
 
-    def _map_arrived(self, last: np.ndarray) -> None:
-        """A new file, in which ids [E] are the last ones that were given or skipped."""
-        path = self._folder / ARRIVED
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(np.stack([last, last]).tobytes())
-        with temporary.open("rb+") as file:
-            mapped = mmap.mmap(file.fileno(), 2 * last.nbytes)
-        os.replace(temporary, path)
-        self._arrived = np.frombuffer(mapped, np.int64).reshape(2, -1)
-
     def _close_tails(self) -> None:
         for tail in self._tails.values():
             os.close(tail.handle)
         self._tails.clear()
+
+
+def tail_name(generation: int, first: int) -> str:
+    """The file of the segment that begins at row `first`, until it is sealed."""
+    return f"tail_{generation:04d}_{first >> LANE_SHIFT:03d}_{first & POSITION:012d}.rows"
 
 
 def _write(handle: int, data: memoryview) -> None:

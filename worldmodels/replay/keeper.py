@@ -72,7 +72,7 @@ class Keeper:
         self._drop(self.retention.make_room(len(lanes), store.opening(lanes)))
         ids = store.next_id[lanes]
         if self._journal:
-            self._journal.arriving(ids, lanes)
+            self._journal.arriving(ids, lanes, self._unsealed.values())
         segments = store.append(values, lanes)
         for segment in segments:
             self.retention.arrived(segment, 1)
@@ -89,7 +89,7 @@ class Keeper:
         for lane, segment in enumerate(self._newest):
             if segment.first not in self.store.segments:
                 continue
-            written = self._journal.unwritten(segment)
+            written = self._journal.written(segment)
             if written == segment.rows - 1:
                 newest = {name: value[lane : lane + 1] for name, value in values.items()}
             else:  # a write failed before
@@ -169,26 +169,27 @@ class Keeper:
         sealed = {entry.first for entry in found.entries}
         left = [*found.entries, *(tail for tail in found.tails if tail.first not in sealed)]
         left.sort(key=lambda one: (one.born, one.first))
-        self._skip_ids([one.first + one.rows - 1 for one in left], found.arrived)
+        self._skip_ids([one.first + one.rows - 1 for one in left], found.arrivals.last)
         rows = 0
-        last = (np.arange(self.store.num_lanes, dtype=np.int64) << LANE_SHIFT) - 1
         for one in left:
-            lane = one.first >> LANE_SHIFT
-            last[lane] = max(last[lane], one.first + one.rows - 1)
             try:
                 self._adopt(one)
             except CorruptReplay as error:
                 notes.append(str(error))
                 continue
             rows += one.rows
-        lost = sum(
-            self._missing(*each) for each in zip(last, found.arrived, found.settled, strict=True)
-        )
+        lost = int((found.missing(self.store.segment_rows) + found.arrivals.behind).sum())
         self.store.clock = max((one.born + one.rows for one in left), default=0)
         lost += sum(one.rows for one in left) - rows
         self._restart_journal()
         self.seal()
         return Recovered(rows, lost, tuple(notes))
+
+    def close(self) -> None:
+        """Let go of every file."""
+        if self._journal:
+            self._journal.close()
+        self.store.storage.close()
 
     def collect_garbage(self, needed: Iterable[str]) -> list[Path]:
         """Delete the segment files that are neither resident nor among `needed`."""
@@ -289,8 +290,3 @@ class Keeper:
             if given:
                 position = max(given) & POSITION
                 self.store.next_id[lane] = (lane << LANE_SHIFT) + (position // size + 2) * size
-
-    def _missing(self, last: int, arrived: int, settled: int) -> int:
-        """Rows of a lane that began to arrive after the last one found or dropped on purpose."""
-        begin = arrived - (arrived & POSITION) % self.store.segment_rows
-        return max(int(arrived - max(last, settled, begin - 1)), 0)

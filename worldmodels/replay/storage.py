@@ -80,6 +80,10 @@ class Storage(Protocol):
         """Rewrite the side column, uint8 [N, bytes], at N different (slot, row)."""
         ...
 
+    def close(self) -> None:
+        """Let go of all files."""
+        ...
+
 
 def as_bytes(array: np.ndarray) -> Tensor:
     """An array as a tensor that shares its memory; opaque entries get an axis of bytes."""
@@ -170,6 +174,9 @@ class Ram(SideOnHost):
 
     def sealed(self, segment: Segment) -> None:
         """The rows stay in RAM as well."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def arrays(self, segment: Segment, low: int = 0) -> Arrays:
         """Views of the written rows."""

@@ -73,6 +73,8 @@ def _check(options: _Options, rounds: int, seed: int) -> None:
             if batch is not None:
                 other.check_batch(batch)
             other.check_bounds()
+        for player in (one, other):
+            player.replay.close()
 
 
 class _Player:
@@ -111,6 +113,7 @@ class _Player:
     def interrupt(self, number: int) -> None:
         """Save, and go on in a fresh replay."""
         directory = self._saved(number)
+        self.replay.close()
         self.replay = self._make()
         self.replay.restore(directory)
 
@@ -123,6 +126,7 @@ class _Player:
         lost = filed[int(self._random.integers(len(filed)))]
         assert lost.file is not None
         (self._folder / "rows" / lost.file.name).unlink()
+        self.replay.close()
         self.replay = self._make()
         self.replay.restore(directory, drop_damaged=True)
         assert not self.replay._retention.holds(lost), (
