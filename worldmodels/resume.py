@@ -36,6 +36,7 @@ def load_newest(
             if isinstance(error, CorruptReplay):
                 incomplete.append(path)
     for path in incomplete:
+        say(f"no checkpoint is whole: going on from {path}, without what is damaged")
         try:
             return _load(path, system, drop_damaged=True)
         except UNFIT as error:
