@@ -22,7 +22,7 @@ from worldmodels.replay.folder import ReplayFolder
 from worldmodels.replay.recorded import Recorded
 
 LENGTHS = st.lists(st.integers(1, 5), min_size=1, max_size=4)
-QUICK = settings(max_examples=25, deadline=None)
+QUICK = settings(max_examples=12, deadline=None)
 
 
 def read(path: Path) -> list[Recorded]:

@@ -181,9 +181,11 @@ class _Column:
         return self._whole[begin : begin + count]
 
     def rest(self) -> int:
-        """Rows that nobody took; at the end the archive compares its checksum."""
-        self._stream.read(1)
-        return self.shape[0] - self._done
+        """Rows that nobody took; behind the last one the archive compares its checksum."""
+        left = self.shape[0] - self._done
+        if not left and self._stream.read(1):
+            raise ValueError("a column goes on behind its last row")
+        return left
 
     def _bytes(self, shape: tuple[int, ...]) -> np.ndarray:
         size = int(np.prod(shape, dtype=np.int64)) * self.dtype.itemsize
