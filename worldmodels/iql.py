@@ -44,9 +44,8 @@ class IQL(ActorCriticBase):
         """feature [N, F] -> action [N, A], without gradient."""
         return self.policy.act(feature, greedy=greedy, generator=generator)
 
-    @torch.no_grad()
     def value(self, feature: Tensor) -> Tensor:
-        """feature [N, F] -> V [N]."""
+        """feature [N, F] -> V [N], with its gradient."""
         return self.state_value(feature).squeeze(-1).float()
 
     def forward(

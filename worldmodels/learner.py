@@ -34,7 +34,9 @@ def build_models(config: Config, spec: EnvSpec) -> tuple[WorldModelBase, ActorCr
     """The two modules of a run, freshly initialised from torch's global generator."""
     world_model = world_model_class(config.world_model.name).build(config, spec)
     kind = actor_critic_class(config.actor_critic.name)
-    return world_model, kind.build(config, spec, world_model.feature_size)
+    actor_critic = kind.build(config, spec, world_model.feature_size)
+    world_model.heed(actor_critic.value)
+    return world_model, actor_critic
 
 
 class Learner:

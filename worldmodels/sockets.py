@@ -5,6 +5,7 @@ F feature width, R width of a reading.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -17,6 +18,8 @@ from worldmodels.objects import Batch, Carry, Latents, Rollout
 
 Losses = dict[str, Tensor]
 """Unweighted, by name; the learner takes the mean of each, weighs and sums them."""
+Value = Callable[[Tensor], Tensor]
+"""feature [N, F] -> what a critic expects there, [N]: `ActorCriticBase.value`."""
 
 
 class Prediction(NamedTuple):
@@ -51,6 +54,9 @@ class WorldModelBase(Socket):
     @abstractmethod
     def build(cls, config: Config, spec: EnvSpec) -> Self:
         """The world model of a run; UserError where it does not fit the environment."""
+
+    def heed(self, value: Value) -> None:
+        """Told once what the policy's critic is, for losses that ask what matters to it."""
 
     @abstractmethod
     def forward(self, batch: Batch, emit: Emit | Stratified) -> tuple[Losses, Latents]:
@@ -136,7 +142,10 @@ class ActorCriticBase(Socket):
         """feature [N, F] -> action [N, A], without gradient."""
 
     def value(self, feature: Tensor) -> Tensor:
-        """feature [N, F] -> the discounted return [N] that it expects; NaN where it has no say."""
+        """feature [N, F] -> the discounted return [N] that it expects; NaN where it has no say.
+
+        With its gradient in `feature` where the critic has one to give.
+        """
         return torch.full((len(feature),), torch.nan, device=feature.device)
 
     @abstractmethod

@@ -52,9 +52,10 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
     return {name: value}
 
 
-@pytest.mark.parametrize("preset", ["ravl-mbpo", "sac"])
+@pytest.mark.parametrize("preset", ["ravl-mbpo", "sac", "vagram"])
 def test_a_run_that_was_interrupted_goes_on_bit_for_bit(preset, tiny, tmp_path: Path):
-    config = tiny(preset)
+    vagram = {"world_model": {"vagram": 0.5}} if preset == "vagram" else {}
+    config = tiny("mbpo" if vagram else preset, **vagram)
     first = advance(System(config, tmp_path), 90)
     (tmp_path / "saved").mkdir()
     state = first.save(tmp_path / "saved")
@@ -78,10 +79,13 @@ def test_a_run_acts_again_from_its_checkpoint(tiny, tmp_path: Path):
     rows = [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
     assert [row["kind"] for row in rows] == ["train"] * 3 + ["eval"]
     assert -400 < rows[-1]["mean"] < 0  # 20 steps
+    agent = Agent.load(run)
+    _, memory = agent.act({"vector": torch.randn(3, 3).numpy()}, greedy=True)
+    assert rows[-1]["believed"] is not None  # what SAC's critics expected
+    assert agent.value(memory).shape == (3,)
     last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
     for name in ("loss/diversity", "loss/held_out", "behaviour/penalty", "behaviour/ring"):
         assert name in last
-    agent = Agent.load(run)
     action, memory = agent.act({"vector": torch.zeros(2, 3).numpy()}, greedy=True)
     again, _ = agent.act({"vector": torch.zeros(2, 3).numpy()}, memory, greedy=True)
     assert action.shape == (2, 1)

@@ -243,6 +243,24 @@ def test_acting():
     assert not torch.equal(action, greedy)
 
 
+def test_the_value_of_a_state_is_the_least_at_the_policys_mode():
+    """Critic by critic in a loop, with the slope through the action too; nothing is drawn."""
+    model, feature = build(), torch.randn(5, S).double().requires_grad_()
+    before = torch.get_rng_state()
+    found = model.value(feature)
+    assert torch.equal(before, torch.get_rng_state())
+    for i in range(5):
+        state = feature[i].detach()
+        action = model.policy(state[None]).mean.tanh()
+        values = [float(model.critics(state[None], action)[n].detach()) for n in range(N)]
+        assert float(found[i].detach()) == pytest.approx(min(values), rel=1e-9)
+    (slope,) = torch.autograd.grad(found.sum(), feature)
+    step = 1e-6 * torch.eye(S).double()
+    for d in range(S):
+        change = model.value(feature + step[d]) - model.value(feature - step[d])
+        torch.testing.assert_close(slope[:, d], change / 2e-6, rtol=1e-5, atol=1e-8)
+
+
 @pytest.mark.parametrize(
     ("options", "text"),
     [

@@ -18,10 +18,12 @@ from worldmodels.control.options import EnsembleConfig
 from worldmodels.control.stacked import full
 from worldmodels.control.standardiser import Standardiser
 from worldmodels.control.transitions import Transitions, replayed
+from worldmodels.control.vagram import has_slope, value_weights
 from worldmodels.envs.spec import EnvSpec
+from worldmodels.errors import UserError
 from worldmodels.objects import Batch, Carry, Latents
 from worldmodels.observed import Observation, check_vectors
-from worldmodels.sockets import Losses
+from worldmodels.sockets import Losses, Value
 
 BOUNDS_WEIGHT = 0.01
 """Weight of the gap between the bounds of the log-variance."""
@@ -54,7 +56,21 @@ class EnsembleDynamics(Observation):
     def build(cls, config: Config, spec: EnvSpec) -> Self:
         """For environments of vectors, with any actions."""
         check_vectors(config, spec)
+        if config.world_model.vagram and config.model_updates:
+            raise UserError(
+                "world_model.vagram asks a critic that learns beside the model, and with "
+                "model_updates the model learns before it; leave one of the two 0"
+            )
         return cls(config.world_model, spec, config.discount)
+
+    def heed(self, value: Value) -> None:
+        """For `vagram`; UserError where the critic has no slope."""
+        if self.config.vagram and not has_slope(value, self.feature_size):
+            raise UserError(
+                "world_model.vagram weighs errors by the critic's slope, and this actor-critic "
+                "gives none; use actor_critic.name sac or iql, or leave vagram 0"
+            )
+        self.value = value
 
     def forward(self, batch: Batch, emit: Emit | Stratified) -> tuple[Losses, Latents]:
         """Losses by name, `dynamics` and `continue` per transition [K]; none without gradient:
@@ -69,7 +85,7 @@ class EnsembleDynamics(Observation):
         target = torch.cat([data.next_state - data.state, data.reward[:, None]], 1)
         error = self._judge((mean - target).square().mean(-1), data.weight * held_out)
         learned = data.weight * ~held_out
-        fit = negative_log_likelihood(mean, log_variance, target)
+        fit = negative_log_likelihood(mean, log_variance, target, self._weight(data, learned))
         losses = {
             "dynamics": (_bootstrap(learned, self.config.members) * fit).sum(0),
             "log_variance": self.networks.bounds().sum(),
@@ -81,6 +97,16 @@ class EnsembleDynamics(Observation):
 
     def _inputs(self, state: Tensor, action: Tensor) -> Tensor:
         return self.standardiser(torch.cat([state, action], -1))
+
+    def _weight(self, data: Transitions, learned: Tensor) -> Tensor | float:
+        """How much the errors count: of the state by the critic's slope, of the reward 1."""
+        if not self.config.vagram:
+            return 1.0
+        deviation = self.standardiser.variance[: self.feature_size].sqrt()
+        found = value_weights(
+            self.value, data.next_state, deviation, learned > 0, self.config.vagram
+        )
+        return torch.cat([found, torch.ones_like(found[:, :1])], 1)
 
     @torch.no_grad()
     def _judge(self, error: Tensor, weight: Tensor) -> Tensor:
@@ -148,9 +174,10 @@ class EnsembleDynamics(Observation):
             "never": "no imagined episode ends",
         }[self.config.termination]
         penalty = f"; penalty {self.config.penalty:g}" if self.config.penalty else ""
+        vagram = f"; VaGraM's weights {self.config.vagram:.0%}" if self.config.vagram else ""
         return (
             f"{self.config.members} Gaussian networks, {self.config.elites} of them elites by "
-            f"{self.config.held_out:.0%} held-out rows; {ends}{penalty}"
+            f"{self.config.held_out:.0%} held-out rows; {ends}{penalty}{vagram}"
         )
 
 

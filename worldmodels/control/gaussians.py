@@ -51,7 +51,9 @@ class GaussianEnsemble(nn.Module):
         ]
 
 
-def negative_log_likelihood(mean: Tensor, log_variance: Tensor, target: Tensor) -> Tensor:
-    """Mean over outputs of lv + (y - mu)^2 exp(-lv): [N, B]; a constant and a factor 2 are left
-    out."""
-    return (log_variance + (target - mean).square() * (-log_variance).exp()).mean(-1)
+def negative_log_likelihood(
+    mean: Tensor, log_variance: Tensor, target: Tensor, weight: Tensor | float = 1.0
+) -> Tensor:
+    """Mean over outputs of w (lv + (y - mu)^2 exp(-lv)): [N, B]; a constant and a factor 2 are left
+    out. `weight` is one for every output, or [B, O]."""
+    return (weight * (log_variance + (target - mean).square() * (-log_variance).exp())).mean(-1)

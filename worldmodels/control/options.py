@@ -43,11 +43,15 @@ class EnsembleConfig:
     """Taken off an imagined reward for every unit of the largest predicted deviation (MOPO)."""
     termination: Literal["learned", "never"] = "learned"
     """What ends an imagined episode: a network that learns it from the rows, or nothing."""
+    vagram: float = 0.0
+    """Share of the critic's slope in the weights of errors: what would change the value more counts
+    more (VaGraM); 0: all errors count alike."""
 
     def __post_init__(self):
         least = {"members": 1, "elites": 1, "layers": 1, "units": 1, "learning_rate": 0}
         least |= {"weight_decay": 0, "penalty": 0}
-        check_bounds(self, "world_model.", least, below_one=("held_out", "error_memory"))
+        shares, below_one = ("vagram",), ("held_out", "error_memory")
+        check_bounds(self, "world_model.", least, shares, below_one)
         if self.elites > self.members:
             raise UserError(
                 f"world_model.elites is at most world_model.members, {self.members}, "

@@ -139,6 +139,14 @@ class SAC(ActorCriticBase):
         policy = self.policy(feature)
         return policy.mode() if greedy else policy.sample(generator)[0]
 
+    def value(self, feature: Tensor) -> Tensor:
+        """feature [N, F] -> min_i Q_i(s, a) [N] at the policy's mode a, with the gradient in both.
+
+        Critics count alpha times the entropy of every later action as reward (the first one's
+        not), so this lies above the plain return by what alpha pays for them.
+        """
+        return self.critics(feature, self.policy(feature).mode()).amin(0)
+
     @torch.no_grad()
     def after_update(self) -> None:
         """Polyak: the slow critics follow."""
