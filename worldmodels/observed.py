@@ -30,7 +30,7 @@ class Observation(WorldModelBase):
     def __init__(self, spec: EnvSpec, discount: float):
         super().__init__()
         self.keys, self.discount = list(spec.obs), discount
-        self.feature_size = sum(obs.shape[0] for obs in spec.obs.values())
+        self.feature_size = self.observed = sum(obs.shape[0] for obs in spec.obs.values())
         self.nothing: Tensor
         self.register_buffer("nothing", torch.zeros(()), persistent=False)  # knows the device
 
@@ -52,7 +52,7 @@ class Observation(WorldModelBase):
         no_logits = vector.new_zeros(*vector.shape[:2], 0, 0)
         index, weight = self._start_rows(batch, emit)
         return {}, Latents(
-            feature=vector,
+            feature=self.feature(arrived),
             post_logits=no_logits,
             prior_logits=no_logits,
             start=arrived.map(lambda leaf: leaf[index[:, 0], index[:, 1]]),
@@ -87,12 +87,12 @@ class Observation(WorldModelBase):
 
     def carry_spec(self) -> dict[str, LeafSpec]:
         """Leaves `vector`, and `reward` and `cont` of the step that led there."""
-        leaves = {"vector": (self.feature_size,), "reward": (), "cont": ()}
+        leaves = {"vector": (self.observed,), "reward": (), "cont": ()}
         return {name: LeafSpec(shape) for name, shape in leaves.items()}
 
     def initial(self, batch_size: int) -> Carry:
         """Zeros; the first observation replaces them."""
-        return self._carry(self.nothing.new_zeros(batch_size, self.feature_size), 0.0, 0.0)
+        return self._carry(self.nothing.new_zeros(batch_size, self.observed), 0.0, 0.0)
 
     def observe_step(
         self,
@@ -113,12 +113,13 @@ class Observation(WorldModelBase):
         raise NotImplementedError("an observation alone predicts nothing")
 
     def feature(self, carry: Carry) -> Tensor:
-        """The vector [N, F]."""
+        """The vector [..., F]."""
         return carry["vector"]
 
     def reading(self, carry: Carry) -> Tensor:
-        """Vector, reward and continuation: [N, F + 2]."""
-        return torch.cat([carry["vector"], carry["reward"][:, None], carry["cont"][:, None]], -1)
+        """Feature, reward and continuation: [..., F + 2]."""
+        arrived = torch.stack([carry["reward"], carry["cont"]], -1)
+        return torch.cat([self.feature(carry), arrived], -1)
 
     def predict(self, reading: Tensor) -> Prediction:
         """reading [..., F + 2] -> what the step that led there brought."""
@@ -126,7 +127,7 @@ class Observation(WorldModelBase):
 
     def describe(self, config: Config) -> str:
         """That there is none."""
-        return f"none: the policy reads the {self.feature_size} numbers observed"
+        return f"none: the policy reads the {self.observed} numbers observed"
 
 
 def check_vectors(config: Config, spec: EnvSpec) -> None:

@@ -1,7 +1,9 @@
 """Imagination without model error: the environment's own transition, reward and end.
 
-For environments that have `KnownDynamics` and observe one vector, which is the feature. Letters:
-B sequences, T rows, N rows of a state, M starts, A action size, F numbers in the vector.
+For environments that have `KnownDynamics` and observe one vector. The feature is that vector and a
+constant 1: heads begin without biases, and the norm behind their first layer would leave of a short
+vector its direction alone, so that far places looked like near ones. Letters: M starts, N rows of a
+state, A action size, F width of the feature.
 """
 
 from typing import Self
@@ -33,6 +35,7 @@ class TrueDynamics(Observation):
                 "vector: choose that (the lattice: --env.observation vector), or --preset small"
             )
         super().__init__(spec, discount)
+        self.feature_size = self.observed + 1
         self.config, self.dynamics = config, dynamics
         self.discrete = spec.action.kind == "discrete"
 
@@ -63,6 +66,11 @@ class TrueDynamics(Observation):
         state, reward, goes_on = self.dynamics.step(state, chosen)
         vector = torch.stack(self.dynamics.observe(state), -1)
         return self._carry(vector, reward, self.discount * goes_on)
+
+    def feature(self, carry: Carry) -> Tensor:
+        """The vector and a constant, [..., F]."""
+        vector = carry["vector"]
+        return torch.cat([vector, vector.new_ones(*vector.shape[:-1], 1)], -1)
 
     def describe(self, config: Config) -> str:
         """Whose rules."""
