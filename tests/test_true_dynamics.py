@@ -132,10 +132,11 @@ def test_imagining_the_actions_that_were_played_gives_the_rows_that_came(env, ma
     batch = batch_of(rows, make_batch, make(env, 0).spec)
     _, latents = model(batch, torch.tensor([[0, 0]]))
     rollout = imagine(model, Script(actions.unsqueeze(0)), latents, 60)
-    assert torch.allclose(rollout.feature[0], batch.obs["vector"][0], atol=1e-5)
+    assert torch.allclose(rollout.feature[0, :, :2], batch.obs["vector"][0], atol=1e-5)
+    assert (rollout.feature[..., 2] == 1).all()
     assert torch.allclose(rollout.reward[0], batch.reward[0], atol=1e-5)
     assert torch.allclose(rollout.cont, torch.tensor(0.95))
-    assert rollout.feature.shape[-1] == model.feature_size == 2
+    assert rollout.feature.shape[-1] == model.feature_size == 3
 
 
 def test_a_terminal_state_ends_the_return(stairs, make_batch):
@@ -156,11 +157,12 @@ def test_rows_are_the_latents(make_spec, make_batch):
     batch = make_batch(spec, 2, 3, is_terminal=terminal)
     losses, latents = model(batch, "all")
     assert losses == model.weights() == {}
-    assert torch.equal(latents.feature, batch.obs["vector"])
+    assert torch.equal(latents.feature[..., :3], batch.obs["vector"])
+    assert (latents.feature[..., 3] == 1).all()
     assert latents.start_index.tolist() == [[b, t] for b in range(2) for t in range(3)]
     assert latents.start_weight.tolist() == [1, 1, 0, 1, 1, 1]
-    reading = model.reading(latents.start).view(2, 3, 5)
-    assert torch.equal(reading[..., :3], batch.obs["vector"])
+    reading = model.reading(latents.start).view(2, 3, 6)
+    assert torch.equal(reading[..., :4], latents.feature)
     assert torch.equal(model.predict(reading).reward, batch.reward)
     assert torch.equal(model.predict(reading).cont, 0.5 * ~terminal)
     assert torch.equal(latents.last["vector"], batch.obs["vector"][:, -1])

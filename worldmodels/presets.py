@@ -36,7 +36,7 @@ class Chosen:
     notes: tuple[str, ...]
     """One line per source, for the start of a run."""
     steps_are_set: bool = True
-    """Whether a file, or a preset that was asked for, sets the steps; if not, a stream does."""
+    """Whether a file sets the steps; if not, a stream does: a preset's are for one task."""
 
     def with_options(self, options: Mapping[str, Any], spell: Callable[[str], str] = str) -> Config:
         """The configuration with nested options over it, as `from_dict` reads them.
@@ -152,7 +152,6 @@ def choose_config(
     noted = from_file.get("env", {}) if env_name == _named(from_file, "env") else {}
     offline = offline or bool(from_file.get("offline"))
     env_config = defaults_for("env", {**noted, "name": env_name}, offline)
-    asked_for = presets is not None
     if presets is None:
         wanted = device if device != "auto" else str(from_file.get("device", "auto"))
         presets, note = _suitable_presets(env_name, wanted, look_for_gpu)
@@ -167,8 +166,7 @@ def choose_config(
     if file:
         config = apply_file(file, _for_choice(from_file, config), config)
         notes.append(f"config file {file}: {', '.join(from_file)}")
-    binding = [from_file, *layers] if asked_for else [from_file]
-    chosen = Chosen(config, tuple(notes), any("steps" in layer for layer in binding))
+    chosen = Chosen(config, tuple(notes), "steps" in from_file)
     return replace(chosen, config=chosen.with_options({}))
 
 

@@ -70,7 +70,7 @@ class Run:
     def policy(self) -> torch.Tensor:
         """Probabilities [C, A] in every cell."""
         with torch.no_grad():
-            return self.learner.actor_critic.distribution(self.lattice.feature).probs
+            return self.learner.actor_critic.policy.distribution(self.lattice.feature).probs
 
     def update(self) -> None:
         """One update of actor and critic."""
