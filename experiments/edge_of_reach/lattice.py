@@ -4,7 +4,6 @@ The learner, its imagination and its values are those of any run; only the batch
 open an episode, so that every rollout starts in the centre.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,17 +17,16 @@ from worldmodels.objects import Batch
 from worldmodels.presets import load_config
 from worldmodels.runtime.fabric import build_fabric
 
-HERE = Path(__file__).parent
-SEQUENCES, EVERY, ROLLOUTS = 16, 100, 256
+SEQUENCES, ROLLOUTS = 16, 256
 
 
-def configuration(task: str, values: dict[str, Any], **actor_critic: Any) -> Config:
+def configuration(task: str, values: dict[str, Any]) -> Config:
     """The preset reach with 32 starts an update; Adam, as in the reference's prototype."""
     return load_config(
         task,
         ["reach"],
         values=values,
-        actor_critic={"starts": 0, **actor_critic},
+        actor_critic={"starts": 0},
         optimizer={"name": "adam", "learning_rate": 1e-3},
         replay={"batch_size": SEQUENCES, "batch_length": 2},
     )

@@ -13,12 +13,13 @@ SWEEPS = 20
 
 
 class OraclePatch(Critics):
-    """One plain critic; at m >= K returns bootstrap from the current policy's true value."""
+    """One plain critic; beyond reach, returns bootstrap from the current policy's true value."""
 
     lattice: Any = None
     policy: Any = None
+    """Set by `lattice.Run`: a value learner is not shown the policy."""
 
-    def bootstrap(self, estimate: Estimate, feature: Tensor, scale: Tensor) -> Tensor:
+    def bootstrap(self, estimate: Estimate, feature: Tensor, span: Tensor) -> Tensor:
         """The values [M, L + 1], patched where they are of cells beyond reach."""
         table = getattr(self, "_table", torch.zeros(len(self.lattice.pay)))
         self._table = self.lattice.values(self.policy(), self.discount, SWEEPS, table)

@@ -144,9 +144,7 @@ class Run:
         self.learner = Learner(config, self.spec, build_fabric("cpu", "32"))
         self.learner.world_model.load_state_dict(torch.load(model, weights_only=True))
         self.learner.updates = config.model_updates  # the model's are done
-        self.agent = Agent(
-            self.learner.world_model, self.learner.actor_critic, config, self.spec
-        )
+        self.agent = Agent(self.learner.world_model, self.learner.actor_critic, config, self.spec)
         centre = make(config.env, 0).reset().obs["planes"][0]
         planes = torch.from_numpy(centre).expand(STARTS, 2, *centre.shape)
         first = torch.tensor([True, False]).expand(STARTS, 2)

@@ -25,10 +25,13 @@ class Lattice:
         line = torch.arange(-dynamics.wall, dynamics.wall + 1.0)
         self.side = len(line)
         self.place = torch.cartesian_prod(line, line)  # [C, 2]
-        self.feature = torch.cat([self.place / 10, torch.ones(len(self.place), 1)], 1)  # as TrueDynamics gives it
+        self.feature = torch.cat(
+            [self.place / 10, torch.ones(len(self.place), 1)], 1
+        )  # as TrueDynamics gives it
         self.pay = dynamics.pay(self.place.unbind(1)).float()  # [C]
         moves = [
-            torch.stack(dynamics.step(self.place.unbind(1), torch.tensor(a))[0], 1) for a in range(9)
+            torch.stack(dynamics.step(self.place.unbind(1), torch.tensor(a))[0], 1)
+            for a in range(9)
         ]
         self.after = torch.stack([self.cell(place) for place in moves], 1)  # [C, A]
         self.start = int(self.cell(torch.zeros(2)))

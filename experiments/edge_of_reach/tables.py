@@ -1,0 +1,59 @@
+"""What the runs say, as numbers: medians over seeds, and every seed's own."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+SHOWN = (600, 1200, 2400)
+"""Updates at which runs in true dynamics are compared."""
+
+
+def grouped(found: list[dict[str, Any]], study: str) -> dict[str, list[dict[str, Any]]]:
+    """The runs of a study by method, in the order of the plan."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for run in found:
+        if run["study"] == study:
+            groups[run["method"]].append(run)
+    return dict(groups)
+
+
+def at(run: dict[str, Any], update: int) -> dict[str, float] | None:
+    """What was measured after `update` updates."""
+    return next((row for row in run["curve"] if row["update"] == update), None)
+
+
+def summary(runs: list[dict[str, Any]], update: int) -> dict[str, Any] | None:
+    """Medians over the seeds, and the returns themselves."""
+    rows = [row for row in (at(run, update) for run in runs) if row is not None]
+    if len(rows) < len(runs):
+        return None
+    medians = {key: round(median(row[key] for row in rows), 3) for key in rows[0]}
+    return {**medians, "returns": [round(row["return"], 2) for row in rows]}
+
+
+def write_tables(found: list[dict[str, Any]], machine: dict[str, Any], file: Path) -> None:
+    """`results.json`, and the tables on the screen."""
+    told: dict[str, Any] = {
+        "machine": machine,
+        "commits": sorted({run["commit"] for run in found}),
+        "studies": {},
+    }
+    for study in dict.fromkeys(run["study"] for run in found):
+        methods = told["studies"].setdefault(study, {})
+        for method, runs in grouped(found, study).items():
+            updates = sorted({*SHOWN, runs[0]["curve"][-1]["update"]})
+            shown = {str(u): summary(runs, u) for u in updates}
+            methods[method] = {u: row for u, row in shown.items() if row is not None}
+            for update, row in methods[method].items():
+                print(line(study, method, update, row))
+    file.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def line(study: str, method: str, update: str, row: dict[str, Any]) -> str:
+    """One row of a Markdown table."""
+    returns = " ".join(f"{value:.1f}" for value in row["returns"])
+    cells = [study, method, update, returns, f"{row['return']:.1f}"]
+    cells += [f"{row['value_start']:.1f} / {row['true_start']:.1f}", f"{row['edge']:.2f}"]
+    return f"| {' | '.join(cells)} |"
