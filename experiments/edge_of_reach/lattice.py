@@ -33,7 +33,7 @@ def configuration(task: str, values: dict[str, Any]) -> Config:
 
 
 def opening_rows(count: int, actions: int) -> Batch:
-    """`count` sequences of two rows: an episode's first, in the centre, and one that stays there."""
+    """`count` sequences of two rows: an episode's first, in the centre, and one that stays."""
     shape = (count, 2)
     no = torch.zeros(shape, dtype=torch.bool)
     first = no.clone()
@@ -77,7 +77,7 @@ class Run:
 
     @torch.no_grad()
     def measure(self) -> dict[str, float]:
-        """Predicted and true value at the start and where rollouts end, and how many end outside."""
+        """Predicted and true value where rollouts start and end, and how many end outside."""
         learner, lattice = self.learner, self.lattice
         rows = torch.arange(ROLLOUTS) % len(self.latents.start_weight)
         latents = type(self.latents)(

@@ -88,29 +88,30 @@ class Run:
         self.rollouts = [*self.rollouts, (torch.stack(cells), torch.stack(actions))][-KEPT:]
 
     def update(self) -> None:
-        """One step on a batch: y = f(s) + gamma (sum_a pi (min Q)(s', a) + entropy)."""
+        """One step on a batch, rollouts refreshed now and then."""
         if self.updates % FRESH_EVERY == 0:
             self.roll()
         self.updates += 1
         here, action, there = self.draw()
-        with torch.no_grad():
-            q = self.slow(self.feature[there])
-            policy = policy_of(q)
-            entropy = -(policy * policy.clamp(min=1e-12).log()).sum(-1)
-            value = (policy * q.amin(0)).sum(-1) + TEMPERATURE * entropy
-            if self.method.patch:
-                value = torch.where(self.lattice.at_edge(there), WORST, value)
-            target = self.lattice.pay[here] + DISCOUNT * value
         chosen = self.critics(self.feature[here])[:, torch.arange(BATCH), action]
-        loss = (chosen - target).square().mean(1).sum()
+        loss = (chosen - self.target(here, there)).square().mean(1).sum()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        learned = zip(
-            self.slow.learned.parameters(), self.critics.learned.parameters(), strict=True
-        )
-        for slow, fast in learned:
+        pairs = zip(self.slow.learned.parameters(), self.critics.learned.parameters(), strict=True)
+        for slow, fast in pairs:
             slow.data.lerp_(fast.data, SLOW)
+
+    @torch.no_grad()
+    def target(self, here: Tensor, there: Tensor) -> Tensor:
+        """Cells [N] and next cells [N] -> f(s) + gamma (sum_a pi (min Q)(s', a) + T entropy)."""
+        q = self.slow(self.feature[there])
+        policy = policy_of(q)
+        entropy = -(policy * policy.clamp(min=1e-12).log()).sum(-1)
+        value = (policy * q.amin(0)).sum(-1) + TEMPERATURE * entropy
+        if self.method.patch:
+            value = torch.where(self.lattice.at_edge(there), WORST, value)
+        return self.lattice.pay[here] + DISCOUNT * value
 
     def draw(self) -> tuple[Tensor, Tensor, Tensor]:
         """Cells, actions and next cells [BATCH], evenly from the rollouts held."""

@@ -25,14 +25,15 @@ from worldmodels.objects import Batch, Latents
 from worldmodels.presets import load_config
 from worldmodels.runtime.fabric import build_fabric
 
+EDGE = 6
 EPISODES, WINDOWS, ROWS = 1000, 32, 8
-MODEL_UPDATES, MODEL_RATE = 3000, 4e-3
+MODEL_UPDATES, MODEL_RATE = 6000, 3e-3
 STARTS, ROLLOUTS = 16, 256
 
 
 def task(goal: str, half_width: int = 0) -> ReachConfig:
-    """The lattice in pictures."""
-    return ReachConfig(f"reach:{goal}", half_width=half_width, observation="pixels")
+    """A lattice of 25 x 25 cells in pictures."""
+    return ReachConfig(f"reach:{goal}", half_width=half_width, edge=EDGE, observation="pixels")
 
 
 @dataclass
@@ -100,7 +101,7 @@ def configuration(goal: str, **options: Any) -> Config:
         world_model={"classes": 16, "vector_layers": 2},
         actor_critic={
             "layers": 2,
-            "imagination_length": 10,
+            "imagination_length": EDGE,
             "entropy": 1e-2,
             "slow_rate": 0.05,
             "replay_value_weight": 0.0,
@@ -114,7 +115,7 @@ def configuration(goal: str, **options: Any) -> Config:
 def learn_model(goal: str, seed: int, file: Path) -> dict[str, float]:
     """Train a world model on the data set, write it, and say how well it foresees."""
     torch.manual_seed(seed)
-    data = DataSet.record(task(goal, half_width=9), seed)
+    data = DataSet.record(task(goal, half_width=EDGE - 1), seed)
     options = {"learning_rate": MODEL_RATE, "warmup": 50}
     config = configuration(goal, optimizer=options, model_updates=MODEL_UPDATES + 1)
     learner = Learner(config, make(config.env, 0).spec, build_fabric("cpu", "32"))
@@ -198,7 +199,7 @@ class Run:
         carry, place = self.latents().start, torch.zeros(ROLLOUTS, 2)
         dynamics = make(replace(self.config.env, observation="vector"), 0).dynamics
         error = torch.zeros(())
-        for _ in range(10):
+        for _ in range(EDGE):
             action = torch.randint(9, (ROLLOUTS,))
             carry = model.imagine_step(carry, torch.eye(9)[action])
             place, reward, _ = dynamics.step(tuple(place.unbind(1)), action)

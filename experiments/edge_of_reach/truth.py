@@ -54,7 +54,7 @@ class Lattice:
         return self.distance(cell) >= self.config.edge
 
     def values(self, policy: Tensor, discount: float, sweeps: int, start: Tensor) -> Tensor:
-        """Discounted value [C] of `policy` [C, A]: `sweeps` of policy evaluation from `start` [C]."""
+        """Value [C] of `policy` [C, A]: `sweeps` of policy evaluation from `start` [C]."""
         value = start
         for _ in range(sweeps):
             value = self.pay + discount * (policy * value[self.after]).sum(1)
