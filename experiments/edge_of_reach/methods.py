@@ -27,6 +27,9 @@ LATTICE: dict[str, dict[str, Any]] = {
 CURES = ("min+prior", "exact", "knn", "rnd", "ravl")
 """Those that run twice as long, and on the negative control."""
 
+PIXELS = ("plain", "min+prior", "knn", "ravl")
+"""Those that need no more than features, tried in a learned model."""
+
 OFF_POLICY = {
     "plain": Method(),
     "patch": Method(patch=True),

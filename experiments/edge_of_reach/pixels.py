@@ -93,11 +93,12 @@ def batch_of(planes: Tensor, reward: Tensor, action: Tensor, is_first: Tensor) -
     )
 
 
-def configuration(goal: str, **options: Any) -> Config:
-    """Sizes of the preset demo with 8 x 16 latents; the rest as in lattice.py."""
+def configuration(goal: str, optimizer: dict[str, Any], **options: Any) -> Config:
+    """Sizes of the preset demo with 8 x 16 latents; the rest as in lattice.py, Adam included."""
     config = load_config(
         "reach:ramp",
         ["demo"],
+        optimizer={"name": "adam", "learning_rate": 1e-3, **optimizer},
         world_model={"classes": 16, "vector_layers": 2},
         actor_critic={
             "layers": 2,
@@ -116,8 +117,8 @@ def learn_model(goal: str, seed: int, file: Path) -> dict[str, float]:
     """Train a world model on the data set, write it, and say how well it foresees."""
     torch.manual_seed(seed)
     data = DataSet.record(task(goal, half_width=EDGE - 1), seed)
-    options = {"learning_rate": MODEL_RATE, "warmup": 50}
-    config = configuration(goal, optimizer=options, model_updates=MODEL_UPDATES + 1)
+    options = {"name": "laprop", "learning_rate": MODEL_RATE, "warmup": 50}
+    config = configuration(goal, options, model_updates=MODEL_UPDATES + 1)
     learner = Learner(config, make(config.env, 0).spec, build_fabric("cpu", "32"))
     for update in range(MODEL_UPDATES):
         for group in learner.optimizer.param_groups:

@@ -17,8 +17,11 @@ from typing import Any
 
 import torch
 from lattice import Run, configuration
-from methods import CURES, LATTICE, OFF_POLICY
+from methods import CURES, LATTICE, OFF_POLICY, PIXELS
 from off_policy import Run as OffPolicyRun
+from pixels import Run as PixelsRun
+from pixels import configuration as pixels_configuration
+from pixels import learn_model
 from plots import draw
 from tables import write_tables
 from truth import Lattice
@@ -29,25 +32,37 @@ from worldmodels.runtime.rundir import commit, describe_machine
 HERE = Path(__file__).parent
 SEEDS = [0, 1, 2, 3, 4]
 EVERY, UPDATES = 100, 1200
+PIXELS_EVERY, PIXELS_UPDATES = 200, 2400
 OFF_POLICY_EVERY, OFF_POLICY_UPDATES = 250, 4000
 
 
-def ramp(method: str, seed: int) -> dict[str, Any]:
+def ramp(method: str, seed: int, folder: Path) -> dict[str, Any]:
     """A curve on the lattice whose edge tempts."""
     run = Run(configuration("reach:ramp", LATTICE[method]), seed)
     found = follow(run, UPDATES * 2 if method in CURES else UPDATES, EVERY)
     return {**found, "footprint": run.lattice.footprint(run.policy())}
 
 
-def bump(method: str, seed: int) -> dict[str, Any]:
+def bump(method: str, seed: int, folder: Path) -> dict[str, Any]:
     """A curve where nothing beyond the edge tempts: the negative control."""
     return follow(Run(configuration("reach:bump", LATTICE[method]), seed), UPDATES, EVERY)
 
 
-def off_policy(method: str, seed: int) -> dict[str, Any]:
+def off_policy(method: str, seed: int, folder: Path) -> dict[str, Any]:
     """A curve of soft Q-learning."""
     run = OffPolicyRun(OFF_POLICY[method], Lattice(ReachConfig()), seed)
     return follow(run, OFF_POLICY_UPDATES, OFF_POLICY_EVERY)
+
+
+def pixels(method: str, seed: int, folder: Path) -> dict[str, Any]:
+    """A curve from pictures, in a world model learned once for every seed."""
+    model = folder / f"model_{seed}.pt"
+    foresight = model.with_suffix(".json")
+    if not foresight.exists():
+        foresight.write_text(json.dumps(learn_model("ramp", seed, model)))
+    config = pixels_configuration("ramp", {}, values=LATTICE[method], model_updates=1)
+    found = follow(PixelsRun(config, seed, model), PIXELS_UPDATES, PIXELS_EVERY)
+    return {**found, "foresight": json.loads(foresight.read_text())}
 
 
 def follow(run: Any, updates: int, every: int) -> dict[str, Any]:
@@ -60,19 +75,20 @@ def follow(run: Any, updates: int, every: int) -> dict[str, Any]:
     return {"curve": curve, "seconds": round(time.monotonic() - began, 1)}
 
 
-STUDIES: dict[str, tuple[Callable[[str, int], dict[str, Any]], list[str]]] = {
+STUDIES: dict[str, tuple[Callable[[str, int, Path], dict[str, Any]], list[str]]] = {
     "ramp": (ramp, list(LATTICE)),
     "bump": (bump, ["plain", *CURES]),
     "off_policy": (off_policy, list(OFF_POLICY)),
+    "pixels": (pixels, list(PIXELS)),
 }
 
 
 def play(study: str, method: str, seed: int, file: Path) -> str:
     """One run, on one thread, into its file."""
     torch.set_num_threads(1)
-    found = STUDIES[study][0](method, seed)
-    told = {"study": study, "method": method, "seed": seed, "commit": commit(), **found}
     file.parent.mkdir(parents=True, exist_ok=True)
+    found = STUDIES[study][0](method, seed, file.parent)
+    told = {"study": study, "method": method, "seed": seed, "commit": commit(), **found}
     whole = file.with_suffix(".part")
     whole.write_text(json.dumps(told))
     os.replace(whole, file)
