@@ -35,7 +35,7 @@ demo: install
 	@echo "       $(BIN)/worldmodels train --help              every option"
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow --timeout 3600
