@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from worldmodels.control.ensemble import EnsembleDynamics
 from worldmodels.control.gaussians import negative_log_likelihood
+from worldmodels.control.options import EnsembleConfig
 from worldmodels.control.vagram import LONGEST, has_slope, value_weights
 from worldmodels.errors import UserError
 from worldmodels.learner import Learner, build_models
@@ -165,3 +167,34 @@ def test_a_model_that_learns_before_the_critic_is_refused(small, spec):
 def test_a_share_above_one_is_refused(small):
     with pytest.raises(UserError, match=r"world_model\.vagram lies between 0 and 1, not at 1\.5"):
         small("mbpo", world_model={"vagram": 1.5})
+
+
+def test_a_small_model_is_spent_on_what_the_critic_minds(spec, make_batch):
+    """Three numbers of equally hard motion, a critic that reads the first: it is learned best."""
+    left = {}
+    for share in (0.0, 1.0):
+        torch.manual_seed(0)
+        options: Any = {"members": 2, "elites": 1, "layers": 1, "units": 8, "learning_rate": 1e-2}
+        config = EnsembleConfig(vagram=share, termination="never", **options)
+        model = EnsembleDynamics(config, spec, 0.9)
+        model.heed(lambda state: 3 * state[:, 0])
+        optimizer = torch.optim.Adam(model.parameter_groups())
+        for update in range(600):
+            ids = torch.arange(update * 128, update * 128 + 128).view(64, 2)
+            batch = make_batch(spec, 64, 2, index=ids)
+            batch.obs["vector"][:, 1] = moved(batch.obs["vector"][:, 0])
+            losses, _ = model(batch, "all")
+            optimizer.zero_grad()
+            losses["dynamics"].mean().backward()
+            optimizer.step()
+        state = torch.randn(1000, 3)
+        mean, _ = model.networks(model.standardiser(torch.cat([state, torch.zeros(1000, 1)], 1)))
+        left[share] = (state + mean[..., :3].mean(0) - moved(state)).square().mean(0).detach()
+    known = 0.5 * 0.5  # half of the variance of sin(2 s)
+    assert float(left[1.0][0]) < known < float(left[0.0].min())
+    assert float(left[1.0][1:].min()) > known
+
+
+def moved(state: Tensor) -> Tensor:
+    """A motion that eight units cannot learn of three numbers: [K, 3]."""
+    return state + (2 * state).sin()
