@@ -101,6 +101,14 @@ def test_offline_is_an_option_like_any_other(call, trained):
     assert printed["offline"] == "set"
 
 
+def test_an_empty_name_is_no_data_set(call, trained):
+    """As from an unset variable: the run would step the environment instead."""
+    answer = call("train", "catch", "--offline", "")
+    assert answer.code == 2
+    assert "--offline is empty; name a data set" in answer.err
+    assert trained == []
+
+
 def test_a_missing_environment_goes_through_print_config(call, tmp_path):
     argv = ("train", "no.such:Robot", "--offline", "set", "--print-config")
     text = call(*argv).out

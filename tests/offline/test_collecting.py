@@ -1,6 +1,7 @@
 """What `collect` records is what was played, and by whom; levels are those of the run."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,26 @@ def test_a_run_plays_in_a_mix_and_everything_is_noted(trained, tmp_path):
     collect(recording, tmp_path / "again")
     for one, other in zip(read(tmp_path / "set"), read(tmp_path / "again"), strict=True):
         assert one.prev_action.tolist() == other.prev_action.tolist()
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(float("nan"), None), (None, float("inf")), (2.0, 1.0), (None, -0.6)]
+)
+def test_references_that_make_no_scale(tmp_path, low, high):
+    """Catch's own are -0.6 and 1."""
+    with pytest.raises(UserError, match="make no scale; give finite ones"):
+        collect(replace(RANDOM, references=References(low, high)), tmp_path / "set")
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("package", ["minari", "h5py"])
+def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, package):
+    for name in [name for name in sys.modules if name.split(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=r"run: pip install .worldmodels-rl\[offline\]"):
+        collect(RANDOM, tmp_path / "set")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_of_another_environment(trained, tmp_path):

@@ -333,6 +333,8 @@ def test_a_column_with_more_bytes_than_rows(tmp_path):
         ({"data_format": "nothing"}, "Minari cannot open it"),
         ({"ref_min_score": "low"}, "ref_min_score is 'low', which is no number"),
         ({"total_steps": None, "total_episodes": [1]}, "total_episodes is [1], which is no number"),
+        ({"ref_min_score": 5, "ref_max_score": 1}, "ref_min_score, 5, is not below ref_max_score"),
+        ({"ref_min_score": 2, "ref_max_score": 2}, "ref_min_score, 2, is not below ref_max_score"),
     ],
 )
 def test_metadata_that_lies(tmp_path, change, text):
@@ -341,6 +343,40 @@ def test_metadata_that_lies(tmp_path, change, text):
     sets.edit_metadata(tmp_path / "set", **change)
     number = 2 if change == {"total_episodes": 9} else 0
     assert text in refused(tmp_path / "set", file, number, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "episode", "row", "told", "there"),
+    [
+        ({"total_episodes": 1}, 0, 3, "6 steps in 1 episodes", 3),
+        ({"total_steps": 9}, 1, 3, "9 steps in 2 episodes", 6),
+        ({"total_steps": 2}, 1, 3, "2 steps in 2 episodes", 6),
+        ({"total_steps": 0}, 0, 3, "0 steps in 2 episodes", 3),
+    ],
+)
+def test_metadata_that_miscounts(tmp_path, change, episode, row, told, there):
+    """Episodes would be left out, or the beginning forgotten by a FIFO that seems large enough."""
+    raw = sets.make_raw(sets.VECTOR, sets.ACTIONS["discrete"], [3, 3], 0)
+    file = sets.write_minari(raw, tmp_path / "set")
+    sets.edit_metadata(tmp_path / "set", **change)
+    text = refused(tmp_path / "set", file, episode, row)
+    assert f"announces {told}, but up to here there are {there}" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sets/wolk", "did you mean 'walk'?"),
+        ("sets/other.npz", "; name a folder or a file that is there"),
+        ("nowhere/at-all", "; name a folder or a file that is there"),
+        ("D4RL/door/human-v2", "; `minari download {}/D4RL/door/human-v2` fetches it"),
+    ],
+)
+def test_names_of_nothing(tmp_path, name, text):
+    (tmp_path / "sets" / "walk").mkdir(parents=True)
+    with pytest.raises(UserError, match="there is no data set") as caught:
+        open_dataset(f"{tmp_path}/{name}")
+    assert text.format(tmp_path) in str(caught.value)
 
 
 def test_metadata_that_is_no_json(tmp_path):
@@ -382,6 +418,7 @@ def test_files_of_different_kinds(tmp_path):
         ({"rewards": np.array([None] * 5)}, "rewards is object"),
         ({"length": np.array([2, 3])}, "did you mean 'lengths'"),
         ({"ref_min_score": np.nan}, "ref_min_score is"),
+        ({"ref_min_score": 5.0, "ref_max_score": 1.0}, "ref_min_score, 5, is not below"),
         ({"observations.a": np.zeros(7)}, "the key observations excludes observations.a"),
     ],
 )

@@ -74,19 +74,23 @@ def test_a_damaged_segment_is_named(source):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(UserError, match=path.name):
+    with pytest.raises(UserError, match=rf"{path.name} .*sound episodes; nothing was trained") as e:
         list(open_dataset(str(run)).read())
+    assert "checkpoint" not in str(e.value), "nobody resumes here"
 
 
 def test_rows_that_no_one_can_learn_from(tmp_path):
     (tmp_path / "config.yaml").write_text("env: {name: toy}\n")
     replay, stream = make(tmp_path / "replay", segment=16), Stream(2, longest=30)
+    begun = 0
     for number in range(40):
         step, action = stream.step()
+        begun += number <= 20 and int(step.is_first[1])
         if number == 20:
             step.reward[1] = np.nan
         replay.add(step, action)
-    with pytest.raises(UserError, match=r"lane 1, row 20: reward is nan"):
+    assert begun > 1
+    with pytest.raises(UserError, match=rf"lane 1, episode {begun - 1}, row 20: reward is nan"):
         list(open_dataset(str(tmp_path)).read())
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from worldmodels.cli.arguments import Parser
+from worldmodels.errors import UserError
 from worldmodels.presets import Chosen, choose_config
 
 
@@ -65,8 +66,10 @@ def read_choices(
     values["preset"] = tuple(values["preset"])
     peek = Parser(command, add_help=False)
     peek.add_argument("--device", nargs="?", default="auto", const="auto")
-    peek.add_argument("--offline", nargs="?", default="", const="")
+    peek.add_argument("--offline", nargs="?")
     seen = peek.parse_known_args(rest)[0]
+    if seen.offline == "":
+        raise UserError("--offline is empty; name a data set, or leave the option out")
     return kind(**values), Request(env, seen.device, rest, bool(seen.offline))
 
 

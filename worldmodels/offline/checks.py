@@ -117,6 +117,12 @@ def is_end(place: Place, name: str, values: np.ndarray, actions: int) -> None:
     _all(place, name, values[:-1], ~values[:-1], 1, "ends the episode in its middle")
 
 
+def is_scale(place: Place, low: float | None, high: float | None) -> None:
+    """Scores that count as 0 and 1, of which the first is below the second."""
+    if low is not None and high is not None and low >= high:
+        raise place.fault(0, f"ref_min_score, {low:g}, is not below ref_max_score, {high:g}")
+
+
 def is_marker(place: Place, name: str, values: np.ndarray) -> None:
     """Booleans, or the numbers of tasks: one a row."""
     kind = np.integer if name == "task" else np.bool_

@@ -100,11 +100,6 @@ def collect(recording: Recording, out: Path) -> tuple[int, int, list[dict[str, A
         )
     parts = read_mix(recording.policy, recording.episodes)
     streams = [_episodes(recording, part) for part in parts]  # refuses before it plays
-    low, high = recording.references.low, recording.references.high
-    known = {
-        "ref_min_score": recording.spec.random_score if low is None else low,
-        "ref_max_score": recording.spec.reference_score if high is None else high,
-    }
     ours: dict[str, Any] = {
         "environment": asdict(recording.env),
         "policy": recording.policy,
@@ -115,7 +110,7 @@ def collect(recording: Recording, out: Path) -> tuple[int, int, list[dict[str, A
     about = {
         "description": f"{recording.policy} in the environment {recording.env.name}",
         "algorithm_name": recording.policy,
-        **{name: value for name, value in known.items() if value is not None},
+        **_references(recording),
         OURS: ours,
     }
 
@@ -128,6 +123,21 @@ def collect(recording: Recording, out: Path) -> tuple[int, int, list[dict[str, A
 
     count, steps = write_minari(out, recording.spec, all_episodes(), about)
     return count, steps, [part.told() for part in parts]
+
+
+def _references(recording: Recording) -> dict[str, float]:
+    """The scores that count as 0 and 1, as Minari calls them, where they are known."""
+    low, high = recording.references.low, recording.references.high
+    low = recording.spec.random_score if low is None else low
+    high = recording.spec.reference_score if high is None else high
+    known = {"ref_min_score": low, "ref_max_score": high}
+    told = {name: value for name, value in known.items() if value is not None}
+    if not np.isfinite([*told.values()]).all() or (len(told) == 2 and low >= high):  # type: ignore
+        raise UserError(
+            f"scores from {low} to {high} make no scale; give finite ones with --ref-min-score "
+            "below --ref-max-score"
+        )
+    return told
 
 
 def read_mix(text: str, episodes: int) -> list[Part]:

@@ -1,6 +1,7 @@
 """A data set by the text that a user gives: what it is, and what every kind of it tells."""
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -56,7 +57,9 @@ def open_dataset(text: str, image_size: int = 0) -> DataSet:
     `image_size`: of a square that images of Gymnasium spaces are resized to; 0 leaves them.
     """
     path = Path(text).expanduser()
-    if path.suffix == ".npz" or (path.is_dir() and not _is_special(path) and any(_npz(path))):
+    if (path.suffix == ".npz" and path.is_file()) or (
+        path.is_dir() and not _is_special(path) and any(_npz(path))
+    ):
         from worldmodels.offline.from_npz import NpzFiles
 
         files = sorted(_npz(path)) if path.is_dir() else [path]
@@ -105,7 +108,11 @@ def _minari_folder(text: str, path: Path) -> Path:
             "config.yaml, and others are files *.npz (docs/offline.md)"
         )
     ids = [folder.parent.parent.relative_to(root) for folder in root.glob("**/data/metadata.json")]
-    advice = near(text, map(str, ids)) or f"; `minari download {text}` fetches it, if it is known"
+    beside = (other.name for other in path.parent.glob("*"))
+    advice = near(text, map(str, ids)) or near(path.name, beside)
+    if not advice and re.search(r"-v\d+$", text):
+        advice = f"; `minari download {text}` fetches it, if it is known"
     raise UserError(
-        f"there is no data set {text}, neither as a path nor as an id in {root}{advice}"
+        f"there is no data set {text}, neither as a path nor as an id in {root}"
+        + (advice or "; name a folder or a file that is there")
     )

@@ -10,6 +10,7 @@ from gymnasium import spaces
 
 from worldmodels.envs.spec import ObsSpec
 from worldmodels.errors import UserError
+from worldmodels.offline import checks
 from worldmodels.offline.dataset import EXTRA, References
 from worldmodels.offline.place import Place
 from worldmodels.offline.reader import Reader, Transitions
@@ -38,6 +39,7 @@ class Minari:
         self.references = References(
             self._number(told, "ref_min_score", None), self._number(told, "ref_max_score", None)
         )
+        checks.is_scale(Place(self._data, 0), self.references.low, self.references.high)
         self._storage = self._open()
         self._episodes = int(self._number(told, "total_episodes", 0) or 0)
         self.rows = int(self._number(told, "total_steps", 0) or 0) + self._episodes
@@ -58,6 +60,7 @@ class Minari:
 
     def read(self) -> Iterator[Recorded]:
         """Episodes in the order of their numbers; one at a time is in memory."""
+        count = 0
         stored = iter(self._storage.get_episodes(range(self._episodes)))
         for number in range(self._episodes):
             place = Place(self._data, number)
@@ -66,7 +69,16 @@ class Minari:
             except Exception as error:  # whatever a damaged file makes of h5py and Minari
                 why = " ".join(str(error).split()) or type(error).__name__
                 raise place.fault(0, f"the episode cannot be read ({why})") from error
-            yield self._reader.rows(_transitions(found, bool(self._ours)), place)
+            rows = self._reader.rows(_transitions(found, bool(self._ours)), place)
+            count += len(rows)
+            if count > self.rows or (number == self._episodes - 1 and count < self.rows):
+                steps = count - number - 1
+                raise place.fault(
+                    len(rows) - 1,
+                    f"metadata.json announces {self.rows - self._episodes} steps in "
+                    f"{self._episodes} episodes, but up to here there are {steps}",
+                )
+            yield rows
 
     def _layout(self, space: spaces.Space) -> dict[str, ObsSpec] | None:
         """The specs of what our own data sets hold; it has to be what the spaces say."""

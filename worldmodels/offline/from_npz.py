@@ -15,6 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldmodels.errors import UserError, near
+from worldmodels.offline import checks
 from worldmodels.offline.dataset import References
 from worldmodels.offline.place import Place
 from worldmodels.offline.reader import Reader, Transitions
@@ -102,6 +103,7 @@ class _Head:
         with _readable(place, 0):  # bounds of another shape
             self.action = self._action_space(place, shapes["actions"])
         self.references = References(*(self._number(name, place) for name in OPTIONS[4:]))
+        checks.is_scale(place, self.references.low, self.references.high)
 
     @property
     def form(self) -> str:

@@ -1,5 +1,6 @@
 """The replay of one of our run folders as a data set: every row that it still holds."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from worldmodels.config_file import read_options
 from worldmodels.errors import UserError
 from worldmodels.offline.dataset import References
+from worldmodels.replay.files import CorruptReplay
 from worldmodels.replay.folder import ReplayFolder
 from worldmodels.replay.manifest import damaged_lines
 from worldmodels.replay.recorded import Recorded
@@ -49,11 +51,21 @@ class RunReplay:
 
     def read(self) -> Iterator[Recorded]:
         """One segment at a time, its checksum verified."""
-        for rows in self._replay.recorded(verify=True):
-            self._check(rows)
-            yield rows
+        begun: Counter[int] = Counter()
+        """Lane -> episodes that began in it."""
+        try:
+            for rows in self._replay.recorded(verify=True):
+                lane = rows.first >> LANE_SHIFT
+                self._check(rows, begun[lane])
+                begun[lane] += int(rows.is_first.sum())
+                yield rows
+        except CorruptReplay as error:
+            raise UserError(
+                f"{error.what}, behind {begun.total()} sound episodes; nothing was trained: leave "
+                "that run out"
+            ) from error
 
-    def _check(self, rows: Recorded) -> None:
+    def _check(self, rows: Recorded, begun: int) -> None:
         """Rows are what arrived, and environments may give what nobody can learn from."""
         columns = {"reward": rows.reward, **rows.obs, "prev_action": rows.prev_action}
         for name, values in columns.items():
@@ -63,7 +75,8 @@ class RunReplay:
             if len(wrong):
                 row = int(wrong[0, 0])
                 lane, position = rows.first >> LANE_SHIFT, (rows.first & POSITION) + row
+                episode = begun + int(rows.is_first[: row + 1].sum()) - 1
                 raise UserError(
-                    f"{self._replay.path}, lane {lane}, row {position}: {name} is "
-                    f"{values[tuple(wrong[0])]}; nothing was trained: leave that run out"
+                    f"{self._replay.path}, lane {lane}, episode {episode}, row {position}: {name} "
+                    f"is {values[tuple(wrong[0])]}; nothing was trained: leave that run out"
                 )

@@ -30,15 +30,15 @@ def write_minari(
     the folder `name` of Minari's own. An episode of T actions has T + 1 observations; images are
     stored as they are, not as JPEG. What Minari has no place for (lost lives, last frames that
     were not seen, tasks of a stream) is among the infos. `about`: further metadata, of which the
-    entry `worldmodels` is ours; it is
-    read after the last episode.
+    entry `worldmodels` is ours; it is read after the last episode.
     """
     try:
+        import h5py  # noqa: F401  minari writes with it, and asks for it only then
         from minari import __version__
         from minari.dataset.minari_storage import MinariStorage
     except ImportError as error:
         raise UserError(
-            f"writing a data set needs minari, which is not installed; run: {EXTRA}"
+            f"writing a data set needs minari and h5py, which are not installed; run: {EXTRA}"
         ) from error
     out = out.resolve()  # minari joins a relative path to itself
     if out.exists():

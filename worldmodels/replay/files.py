@@ -20,6 +20,11 @@ from worldmodels.files import checksum, sync_folder, unwritable
 class CorruptReplay(UserError):
     """A file of the replay is missing, torn or altered."""
 
+    @property
+    def what(self) -> str:
+        """The damage, without the advice that follows it."""
+        return str(self).partition("; ")[0]
+
 
 @dataclass(frozen=True)
 class FileRecord:
