@@ -154,3 +154,25 @@ def write(kind: str, path: Path, episode: Recorded, count: int) -> None:
             lengths=np.full(count, 1000),
             num_actions=3,
         )
+
+
+def test_images_are_written_losslessly(tmp_path):
+    """Noise, in the shape that Minari would make a JPEG of."""
+    from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec
+
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+    rows = np.arange(6)
+    episode = Recorded(
+        obs={"image": images},
+        prev_action=np.where(rows == 0, -1, 0),
+        reward=np.zeros(6, np.float32),
+        is_first=rows == 0,
+        is_last=rows == 5,
+        is_terminal=rows == 5,
+        obs_valid=rows >= 0,
+        task=np.zeros(6, np.int32),
+    )
+    spec = EnvSpec("test", {"image": ObsSpec((32, 32, 3), "image")}, ActionSpec("discrete", 3))
+    write_minari(tmp_path / "set", spec, [episode], {})
+    (read,) = open_dataset(str(tmp_path / "set")).read()
+    np.testing.assert_array_equal(read.obs["image"], images)
