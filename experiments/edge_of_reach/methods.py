@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from off_policy import Method
+from plane import Method as PlaneMethod
 
 HERE = Path(__file__).parent
 ONE = {"kind": "ravl", "critics": 1, "prior_scale": 0.0}
@@ -36,3 +37,13 @@ OFF_POLICY = {
     "min of 10": Method(critics=10),
     "min of 10 + prior": Method(critics=10, prior=15.0),
 }
+
+PLANE = {
+    "sac": PlaneMethod(critics=2),
+    "patch": PlaneMethod(critics=2, patch=True),
+    "min of 10": PlaneMethod(critics=10),
+    "ravl 0.1": PlaneMethod(critics=10, eta=0.1),
+    "ravl 1": PlaneMethod(critics=10, eta=1.0),
+    "ravl 10": PlaneMethod(critics=10, eta=10.0),
+}
+"""SAC on the plane; the numbers behind ravl are eta."""

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from lattice import Run, configuration
-from methods import CURES, LATTICE, OFF_POLICY, PIXELS
+from methods import CURES, LATTICE, OFF_POLICY, PIXELS, PLANE
 from off_policy import Run as OffPolicyRun
 from pixels import Run as PixelsRun
 from pixels import configuration as pixels_configuration
 from pixels import learn_model
+from plane import Run as PlaneRun
 from plots import draw
 from tables import write_tables
 from truth import Lattice
@@ -32,6 +33,7 @@ from worldmodels.runtime.rundir import commit, describe_machine
 HERE = Path(__file__).parent
 SEEDS = [0, 1, 2, 3, 4]
 EVERY, UPDATES = 100, 1200
+PLANE_EVERY, PLANE_UPDATES = 250, 2000
 PIXELS_EVERY, PIXELS_UPDATES = 200, 2400
 OFF_POLICY_EVERY, OFF_POLICY_UPDATES = 250, 4000
 
@@ -65,6 +67,11 @@ def pixels(method: str, seed: int, folder: Path) -> dict[str, Any]:
     return {**found, "foresight": json.loads(foresight.read_text())}
 
 
+def plane(method: str, seed: int, folder: Path) -> dict[str, Any]:
+    """A curve of SAC on the plane."""
+    return follow(PlaneRun(PLANE[method], seed), PLANE_UPDATES, PLANE_EVERY)
+
+
 def follow(run: Any, updates: int, every: int) -> dict[str, Any]:
     """Update and measure in turn."""
     began, curve = time.monotonic(), []
@@ -80,6 +87,7 @@ STUDIES: dict[str, tuple[Callable[[str, int, Path], dict[str, Any]], list[str]]]
     "bump": (bump, ["plain", *CURES]),
     "off_policy": (off_policy, list(OFF_POLICY)),
     "pixels": (pixels, list(PIXELS)),
+    "plane": (plane, list(PLANE)),
 }
 
 
