@@ -24,6 +24,8 @@ def draw(found: list[dict[str, Any]], out: Path) -> None:
         _footprints(grouped(found, "ramp"), out / "footprints.png")
     if "off_policy" in studies:
         _off_policy(grouped(found, "off_policy"), out / "off_policy.png")
+    if "pixels" in studies:
+        _pixels(grouped(found, "pixels"), out / "pixels.png")
 
 
 def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, np.ndarray]:
@@ -86,6 +88,16 @@ def _footprints(methods: dict[str, list[dict[str, Any]]], file: Path) -> None:
         axis.add_patch(Rectangle((corner, corner), width, width, fill=False, color="red"))
         axis.set_title(f"{name}, seed {methods[name][0]['seed']}")
     axes[0, 0].set_ylabel("red: what lies outside is no critic's input")
+    figure.savefig(file, dpi=100)
+
+
+def _pixels(methods: dict[str, list[dict[str, Any]]], file: Path) -> None:
+    figure, axes = _figure(1, len(methods), 13, 3.6)
+    for axis, (name, runs) in zip(axes.flat, methods.items(), strict=True):
+        _band(axis, runs, "return", "C0", "return")
+        axis.set_title(name)
+        axis.set_xlabel("update")
+    axes[0, 0].set_ylabel("mean return of 64 episodes")
     figure.savefig(file, dpi=100)
 
 

@@ -55,5 +55,6 @@ def line(study: str, method: str, update: str, row: dict[str, Any]) -> str:
     """One row of a Markdown table."""
     returns = " ".join(f"{value:.1f}" for value in row["returns"])
     cells = [study, method, update, returns, f"{row['return']:.1f}"]
-    cells += [f"{row['value_start']:.1f} / {row['true_start']:.1f}", f"{row['edge']:.2f}"]
+    keys = ("value_start", "true_start", "max_edge", "edge")  # a learned model has no truth
+    cells += [f"{row[key]:.2f}" if key in row else "-" for key in keys]
     return f"| {' | '.join(cells)} |"
