@@ -274,6 +274,7 @@ def test_dry_run(tiny):
     assert any("no environment is stepped" in line for line in report["description"])
 
 
+@pytest.mark.slow
 def test_online_the_environment_is_stepped_behind_the_data_set(finished, episodes, tmp_path):
     """And goes on so when it is resumed again, bit for bit as without a stop."""
     config = load_config_file(finished / "config.yaml")
