@@ -124,7 +124,7 @@ def test_it_prefers_the_better_action_of_the_data_and_ignores_actions_outside_it
     assert probs[1] == pytest.approx(0.69, abs=0.15)
     assert probs[2] < 0.05
     # V is the 0.9-expectile of a coin that pays 1 once in ten: 0.9 * 0.1 / (0.9 * 0.1 + 0.1 * 0.9).
-    assert float(model.value(state)) == pytest.approx(0.5, abs=0.12)
+    assert model.value(state).item() == pytest.approx(0.5, abs=0.12)
 
 
 def test_it_learns_in_the_trainers_update(make_config, make_spec, make_batch):
