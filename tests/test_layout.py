@@ -84,7 +84,7 @@ MAY_IMPORT = {
     | {"losses", "parts", "policy", "returns", "sockets", "values.configs", "values.reach"},
     "optimizer": {"errors", "kinds", "sockets"},
     "observed": MATHS | {"backbones.configs", "errors", "sockets"},
-    "control": MATHS | {"errors", "observed", "sockets"},
+    "control": MATHS | {"errors", "observed", "sockets", "values.reach"},
     "learner": MATHS | {"imagination", "kinds", "optimizer", "sockets"},
     "replay": {"backbones.base", "envs.spec", "errors", "files", "objects", "parts"},
     "offline.collect": {"agent", "collector", "envs", "errors", "evaluation", "offline", "replay"}

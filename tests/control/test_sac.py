@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -186,6 +187,24 @@ def test_alpha_rises_where_entropy_lacks():
         losses, _ = model(*make_rows())
         (slope,) = torch.autograd.grad(losses["alpha"].mean(), model.log_alpha)
         assert bool(slope < 0) == rises
+
+
+def test_the_diagnosis_judges_states_inside_rollouts_and_at_their_end():
+    """State by state, at the policy's mode; without rollouts there is nothing to say."""
+    model = build(critics=3, real_share=0.35, batch=10)
+    rows = make_rows()
+    _, statistics = model(*rows)
+    judged = []
+    for states in rows[0].feature.detach():
+        modes = [model.policy(state[None]).mode() for state in states]
+        pairs = zip(states, modes, strict=True)
+        judged.append([model.critics(s[None], a)[:, 0].tolist() for s, a in pairs])
+    judged = np.array(judged)  # [M, L + 1, N]
+    assert float(statistics["reach/value_edge"]) == pytest.approx(judged[:, -1].min(-1).mean())
+    assert float(statistics["reach/value_inside"]) == pytest.approx(judged[:, :-1].min(-1).mean())
+    assert float(statistics["reach/spread_edge"]) == pytest.approx(judged[:, -1].std(-1).mean())
+    alone = build(critics=3, real_share=1, imagination_length=0)
+    assert not any(name.startswith("reach/") for name in alone(*make_rows())[1])
 
 
 def test_a_batch_is_real_rows_then_imagined_ones(monkeypatch):

@@ -21,6 +21,7 @@ from worldmodels.envs.spec import EnvSpec
 from worldmodels.errors import UserError
 from worldmodels.objects import Batch, Latents, Rollout
 from worldmodels.sockets import ActorCriticBase, Losses
+from worldmodels.values.reach import reach_statistics
 
 
 class SAC(ActorCriticBase):
@@ -86,7 +87,8 @@ class SAC(ActorCriticBase):
         }
         if slope is not None:
             losses["diversity"] = weight * diversity(slope)
-        return losses, self._statistics(data, target, judged.detach(), log_prob.detach(), alpha)
+        statistics = self._statistics(data, target, judged.detach(), log_prob.detach(), alpha)
+        return losses, statistics | (self._reach(rollout.feature) if self.ring is not None else {})
 
     def _draw(self, rollout: Rollout, latents: Latents, batch: Batch) -> Transitions:
         """`real` transitions of the batch, and the rest out of the ring."""
@@ -125,6 +127,13 @@ class SAC(ActorCriticBase):
             statistics["imagined_reward"] = data.reward[self.config.real :].mean()
             statistics["ring"] = self.ring.size.float()
         return statistics
+
+    @torch.no_grad()
+    def _reach(self, feature: Tensor) -> dict[str, Tensor]:
+        """Do rollouts [M, L + 1, F] end where no critic learns? Judged at the policy's modes."""
+        state = feature.flatten(0, 1)
+        members = self.critics(state, self.policy(state).mode()).unflatten(1, feature.shape[:2])
+        return reach_statistics(feature, members, members.amin(0))
 
     def weights(self) -> dict[str, float]:
         """Weight of every loss that `forward` gives."""
