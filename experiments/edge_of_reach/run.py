@@ -57,13 +57,23 @@ def off_policy(method: str, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def pixels(method: str, seed: int, folder: Path) -> dict[str, Any]:
+    """A curve from pictures where the edge tempts."""
+    return pictures("ramp", method, seed, folder, PIXELS_UPDATES)
+
+
+def pixels_bump(method: str, seed: int, folder: Path) -> dict[str, Any]:
+    """A curve from pictures where nothing beyond the edge tempts."""
+    return pictures("bump", method, seed, folder, UPDATES)
+
+
+def pictures(goal: str, method: str, seed: int, folder: Path, updates: int) -> dict[str, Any]:
     """A curve from pictures, in a world model learned once for every seed."""
     model = folder / f"model_{seed}.pt"
     foresight = model.with_suffix(".json")
     if not foresight.exists():
-        foresight.write_text(json.dumps(learn_model("ramp", seed, model)))
-    config = pixels_configuration("ramp", {}, values=LATTICE[method], model_updates=1)
-    found = follow(PixelsRun(config, seed, model), PIXELS_UPDATES, PIXELS_EVERY)
+        foresight.write_text(json.dumps(learn_model(goal, seed, model)))
+    config = pixels_configuration(goal, {}, values=LATTICE[method], model_updates=1)
+    found = follow(PixelsRun(config, seed, model), updates, PIXELS_EVERY)
     return {**found, "foresight": json.loads(foresight.read_text())}
 
 
@@ -87,6 +97,7 @@ STUDIES: dict[str, tuple[Callable[[str, int, Path], dict[str, Any]], list[str]]]
     "bump": (bump, ["plain", *CURES]),
     "off_policy": (off_policy, list(OFF_POLICY)),
     "pixels": (pixels, list(PIXELS)),
+    "pixels_bump": (pixels_bump, list(PIXELS)),
     "plane": (plane, list(PLANE)),
 }
 

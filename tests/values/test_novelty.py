@@ -47,27 +47,65 @@ def test_nearest_neighbour_by_brute_force():
 def test_nearest_neighbour_asks_only_what_was_written():
     knn = NearestNeighbour(F, 64)
     inputs = torch.full((3, 2, F), 7.0)
-    knn.observe(inputs)
-    assert int(knn.filled.sum()) == 4
-    assert float(knn.raw(torch.zeros(1, F))) == pytest.approx(7.0 * F**0.5)  # not the zeros
-    for _ in range(17):
+    for update in range(1, 6):
         knn.observe(inputs)
-    assert bool(knn.filled.all())
-    assert int(knn.place) == 18 * 4 % 64
+        assert int((knn.memory != 0).any(1).sum()) == min(8 * update, 64)
+        assert float(knn.raw(torch.zeros(1, F))) == pytest.approx(7.0 * F**0.5)  # not the zeros
 
 
-def test_level_is_the_running_percentile_of_last_inputs():
+def test_half_of_the_memory_is_the_newest_and_half_a_sample_of_everything():
+    """Inputs that bear the number of their update: 200 updates, 4 of 32 places in each."""
+    samples = []
+    for _ in range(60):
+        knn = NearestNeighbour(1, 64)
+        for update in range(200):
+            knn.observe(torch.full((8, 3, 1), float(update)))
+        newest, sample = knn.memory.squeeze(1).split(32)
+        assert sorted(newest.tolist()) == [update for update in range(192, 200) for _ in range(4)]
+        samples.append(sample)
+    ages = torch.cat(samples)
+    counts = torch.histc(ages, 10, 0, 200)  # 1920 draws, 192 expected in each tenth
+    assert float((counts - 192).abs().max()) < 5 * 192**0.5
+    assert float(ages.mean()) == pytest.approx(99.5, abs=5 * 57.7 / 1920**0.5)
+
+
+def test_the_level_is_how_far_memories_lie_apart():
+    """With 256 asked of the sample's 32, the 95th percentile is one of the largest of all."""
+    knn = NearestNeighbour(F, 64)
+    for _ in range(12):
+        knn.observe(torch.randn(6, 4, F))
+    distance = torch.cdist(knn.memory, knn.memory).fill_diagonal_(torch.inf)
+    nearest = distance[32:].amin(1)
+    apart = knn._apart()
+    assert len(apart) == 256
+    assert all(float((nearest - one).abs().min()) < 1e-4 for one in apart)
+    assert len(apart.unique()) > 20
+    for _ in range(2000):
+        knn.follow(knn._apart())
+    assert nearest.quantile(0.85) < knn.level < nearest.max() + 1e-4
+
+
+def test_a_narrow_policy_does_not_make_what_was_known_novel():
+    knn = NearestNeighbour(2, 256)
+    for _ in range(100):
+        knn.observe(torch.rand(16, 4, 2))
+    known = torch.rand(200, 2)
+    for _ in range(200):
+        knn.observe(0.5 + 1e-3 * torch.rand(16, 4, 2))
+    assert float(knn(known).mean()) < 0.2
+    assert float(knn(known + 2).min()) == 1.0
+
+
+def test_level_is_the_running_percentile_of_what_is_known():
     class Norm(NearestNeighbour):
         def raw(self, feature):
             return feature[:, 0]
 
     knn = Norm(F, 16)
-    inputs = torch.zeros(101, 3, F)
-    inputs[:, -1, 0] = torch.arange(101.0)
-    knn.observe(inputs)
+    known = torch.arange(101.0)
+    knn.follow(known)
     assert float(knn.level) == 95.0
-    inputs[:, -1, 0] *= 2
-    knn.observe(inputs)
+    knn.follow(2 * known)
     assert float(knn.level) == pytest.approx(0.99 * 95 + 0.01 * 190)
     level = float(knn.level)
     asked = torch.zeros(4, F)

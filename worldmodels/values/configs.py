@@ -13,7 +13,7 @@ _AT_LEAST = {
     "prior_scale": 0,
     "diversity_weight": 0,
     "reach_penalty": 0,
-    "memory": 1,
+    "memory": 16,
 }
 
 
@@ -48,13 +48,15 @@ class ValuesConfig:
     """How far a state is judged to be: a table of all states (small tasks), random network
     distillation, or the distance to the nearest of a memory."""
     memory: int = 4096
-    """States in the memory of knn."""
+    """States in the memory of knn, a multiple of 16."""
 
     def __post_init__(self):
         check_values(self.kind)
         for name, least in _AT_LEAST.items():
             if not getattr(self, name) >= least:  # so written that NaN fails too
                 raise UserError(f"values.{name} is at least {least}, not {getattr(self, name)}")
+        if self.memory % 16:
+            raise UserError(f"values.memory is a multiple of 16, not {self.memory}")
         if self.reducer == "subset_min" and self.subset > self.critics:
             raise UserError(f"values.subset is at most values.critics, {self.critics}")
         if self.diversity != "none" and self.critics < 2:

@@ -16,6 +16,8 @@ DECAY = 0.99
 """Memory of the level from which on a state counts as novel."""
 OUTPUTS = 32
 """Of the two networks of `rnd`."""
+ASKED = 256
+"""Memories of `knn` that its level is measured at in every update."""
 TABLE, GRID = 2**22, 64.0
 """Cells of the table of `exact`; how many of its steps one unit of a feature has."""
 
@@ -72,10 +74,7 @@ class Exact(Novelty):
 
 
 class _Levelled(Novelty):
-    """clamp(raw / level - 1, 0, 1): the level is the 95th percentile at the last inputs.
-
-    The last input of a rollout lies one step before the state that is asked about.
-    """
+    """clamp(raw / level - 1, 0, 1); the level follows the 95th percentile at known states."""
 
     def __init__(self):
         super().__init__()
@@ -86,11 +85,9 @@ class _Levelled(Novelty):
     def raw(self, feature: Tensor) -> Tensor:
         """feature [N, F] -> [N], at least 0."""
 
-    @torch.no_grad()
-    def observe(self, inputs: Tensor) -> None:
-        """The level follows the inputs [M, L, F]."""
-        raw = self.raw(inputs[:, -1]).sort().values
-        high = raw[int(0.95 * (len(raw) - 1))]
+    def follow(self, known: Tensor) -> None:
+        """known [N]: what `raw` comes to at states that are not novel."""
+        high = known.sort().values[int(0.95 * (len(known) - 1))]
         self.level.copy_(torch.where(self.level > 0, torch.lerp(high, self.level, DECAY), high))
 
     @torch.no_grad()
@@ -102,7 +99,8 @@ class _Levelled(Novelty):
 class RandomDistillation(_Levelled):
     """The squared error of a network that learns, at inputs only, what a random network says.
 
-    Both read the feature standardised over the inputs so far and have no normalisation inside,
+    Its level is the error at the last inputs, one step before the states that are asked about. Both
+    networks read the feature standardised over the inputs so far and have no normalisation inside,
     which would hide how large a feature is.
     """
 
@@ -123,7 +121,7 @@ class RandomDistillation(_Levelled):
         flat, rate = inputs.flatten(0, 1).float(), torch.where(self.level > 0, 1 - DECAY, 1.0)
         self.mean.lerp_(flat.mean(0), rate)
         self.square.lerp_(flat.square().mean(0), rate)
-        super().observe(inputs)
+        self.follow(self.raw(inputs[:, -1]))
 
     def raw(self, feature: Tensor) -> Tensor:
         """feature [..., F] -> mean squared error [...] float32."""
@@ -142,32 +140,54 @@ def _network(size: int, units: int) -> nn.Sequential:
 
 
 class NearestNeighbour(_Levelled):
-    """Euclidean distance to the nearest of the newest K inputs, a random choice of each update."""
+    """Euclidean distance to the nearest of K remembered inputs.
+
+    One half of the memory is the newest inputs, the other a uniform sample of all since the
+    beginning (a reservoir): were it the newest alone, a policy that has become narrow would find
+    everything else novel. The level is how far those of the sample lie from their nearest others.
+    """
 
     def __init__(self, feature_size: int, size: int):
         super().__init__()
         self.memory: Tensor
-        self.filled: Tensor
-        self.place: Tensor
+        self.written: Tensor
         self.register_buffer("memory", torch.zeros(size, feature_size))
-        self.register_buffer("filled", torch.zeros(size, dtype=torch.bool))
-        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("written", torch.zeros((), dtype=torch.int64))  # in each half
 
     @torch.no_grad()
     def observe(self, inputs: Tensor) -> None:
-        """inputs [M, L, F]: a sixteenth of the memory is written anew."""
-        flat, size = inputs.flatten(0, 1), len(self.memory)
-        chosen = flat[torch.randint(len(flat), (max(size // 16, 1),), device=flat.device)]
-        where = (self.place + torch.arange(len(chosen), device=flat.device)) % size
-        self.memory[where] = chosen.float()
-        self.filled[where] = True
-        self.place.add_(len(chosen)).remainder_(size)
-        super().observe(inputs)
+        """inputs [M, L, F]: an eighth of the newest half is replaced, of the sample its share."""
+        half, device = len(self.memory) // 2, inputs.device
+        number = half // 8
+        flat = inputs.flatten(0, 1).float()
+        newest, drawn = flat[torch.randint(len(flat), (2, number), device=device)]
+        oldest = (self.written + torch.arange(number, device=device)) % half
+        self.written.add_(number)
+        self.memory[oldest] = newest
+        share = half / self.written  # of all inputs drawn so far, in the sample
+        random = torch.rand(half, device=device).argsort()[:number]
+        place = half + torch.where(share < 1, random, oldest)
+        enters = torch.rand(number, 1, device=device) < share
+        self.memory[place] = torch.where(enters, drawn, self.memory[place])
+        self.follow(self._apart())
 
     def raw(self, feature: Tensor) -> Tensor:
         """feature [N, F] -> distance [N]."""
+        return self._distance(feature).amin(1)
+
+    def _distance(self, feature: Tensor) -> Tensor:
+        """feature [N, F] -> [N, K]; infinite to what is not written yet."""
+        place = torch.arange(len(self.memory), device=feature.device) % (len(self.memory) // 2)
         distance = torch.cdist(feature.float(), self.memory)
-        return distance.masked_fill(~self.filled, torch.inf).amin(1)
+        return distance.masked_fill(place >= self.written, torch.inf)
+
+    def _apart(self) -> Tensor:
+        """Distance of random memories, of the sample, to their nearest other, [ASKED]."""
+        half = len(self.memory) // 2
+        known = self.written.clamp(max=half)
+        asked = half + (torch.rand(ASKED, device=self.memory.device) * known).long()
+        distance = self._distance(self.memory[asked])
+        return distance.scatter(1, asked.unsqueeze(1), torch.inf).amin(1)
 
 
 def make_novelty(values: ValuesConfig, feature_size: int, units: int) -> Novelty:
