@@ -85,6 +85,20 @@ def test_priors_survive_a_state_dict_and_follow_the_range_in_doublings():
         torch.testing.assert_close(critics.priors(feature), prior * factor)
 
 
+def test_only_what_is_learned_settles_the_priors():
+    """A run evaluates before its first update; those few states must not be the measure."""
+    critics = make_critics(critics=2, prior_scale=0.5, reach_penalty=0.0)
+    before = copy.deepcopy(critics.state_dict())
+    with torch.no_grad():
+        critics(torch.zeros(8, 1, F))
+    assert all(torch.equal(x, before[name]) for name, x in critics.state_dict().items())
+    feature = torch.randn(N, T, F)
+    critics(feature)
+    prior = critics.priors(feature).flatten(1)
+    torch.testing.assert_close(prior.mean(1), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(prior.std(1, correction=0), torch.full((2,), 0.5))
+
+
 def test_slow_copies_move_by_their_rate_member_by_member():
     critics = make_critics(critics=2)
     old = copy.deepcopy(critics.slow)

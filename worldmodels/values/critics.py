@@ -106,8 +106,11 @@ class CriticsEstimate(Estimate):
     def __init__(self, critics: Critics, feature: Tensor):
         self._critics, self._feature = critics, feature
         self._critic = TwoHot.from_logits(critics.critics(feature))  # [V, N, T]
+        learns = (
+            torch.is_grad_enabled()
+        )  # an evaluation before the first update asks for values too
         with torch.no_grad():
-            self._prior = critics.priors(feature)
+            self._prior = critics.priors(feature, learns=learns)
             self._members = self._critic.mean() + self._prior
             self.value = reduce_members(self._members, critics.config)
 

@@ -10,7 +10,7 @@ from worldmodels.values.ensemble import Ensemble, draw_biases
 
 
 class Priors(nn.Module):
-    """beta p_i(z): p_i has mean 0 and deviation 1 over the first batch, beta = share x span.
+    """beta p_i(z): p_i has mean 0 and deviation 1 over the first batch learned, beta = share x span.
 
     The span of returns grows as values do, and a fixed beta would lose its effect; but every
     change of beta shifts all targets, so that it follows only when it has doubled. With
@@ -33,14 +33,15 @@ class Priors(nn.Module):
             self.register_buffer("deviation", torch.ones(count))
             self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, feature: Tensor, twice: bool = False) -> Tensor:
-        """feature [..., F] -> [V, ...] float32."""
+    def forward(self, feature: Tensor, twice: bool = False, learns: bool = False) -> Tensor:
+        """feature [..., F] -> [V, ...] float32; only a batch that is learned settles anything."""
         if not self.share:
             return feature.new_zeros((), dtype=torch.float32).expand(
                 self.count, *feature.shape[:-1]
             )
         raw = self.networks(feature, twice).squeeze(-1).float()
-        self._standardise(raw.detach())
+        if learns:
+            self._standardise(raw.detach())
         shape = (-1,) + (1,) * (raw.dim() - 1)
         return self.share * self.span * (raw - self.shift.view(shape)) / self.deviation.view(shape)
 
