@@ -45,8 +45,9 @@ _CHOSEN = {
     "batch_size": st.integers(1, 64),
     "batch_length": st.integers(2, 64),
     "capacity": st.integers(2 * 64 * 64, 10**12),
-    "kind": st.just("ravl"),  # plain has no options
+    "kind": st.just("mine.py:Mine"),  # plain has no options, ravl none that are idle
     "subset": st.integers(1, 2),
+    "memory": st.sampled_from([16, 4096]),
     "objective": st.just("repo"),
 }
 _BY_TYPE = {
@@ -201,12 +202,32 @@ def test_blocks_without_a_name_are_of_the_kinds_that_were_there_first():
         ({"actor_critic": {"layers": 1}}, "--actor-critic.layers"),
         ({"replay": {"capacity": 10**5}}, "--replay.capacity"),
         ({"seed": 1}, "--seed"),
+        ({"values": {"kind": "ravl"}}, "--values.kind"),
     ],
 )
 def test_a_resumed_run_keeps_what_shapes_its_checkpoints(options, flag):
     with pytest.raises(UserError, match=f"so {flag} stays"):
         check_resumable(Config(), from_dict(options, Config()))
     check_resumable(Config(), from_dict({"world_model": {"free_nats": 2}}, Config()))
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        ({"critics": 3}, "--values.critics"),
+        ({"memory": 32}, "--values.memory"),
+        ({"novelty": "rnd"}, "--values.novelty"),
+        ({"prior_scale": 0.0}, "--values.prior-scale"),
+        ({"reach_penalty": 0.0}, "--values.reach-penalty"),
+    ],
+)
+def test_a_resumed_run_keeps_the_parts_of_its_critics(options, flag):
+    """Priors and the measure of novelty are there or not; their weights may change."""
+    saved = from_dict({"values": {"kind": "ravl"}}, Config())
+    with pytest.raises(UserError, match=f"so {flag} stays"):
+        check_resumable(saved, from_dict({"values": options}, saved))
+    weights = {"prior_scale": 0.4, "reach_penalty": 0.1, "reducer": "mean"}
+    check_resumable(saved, from_dict({"values": weights}, saved))
 
 
 def test_differences():

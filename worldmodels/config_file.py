@@ -164,8 +164,10 @@ def check_resumable(saved: Config, config: Config) -> None:
     fixed = _FIXED
     for block in ("world_model", "actor_critic"):
         fixed += tuple(f"{block}.{name}" for name in ("name", *getattr(saved, block).SHAPES))
+    fixed += tuple(f"values.{name}" for name in saved.values.SHAPES)
+    fixed_at_0 = [f"values.{name}" for name in saved.values.SHAPES_AT_0]
     for name, (old, new) in differences(saved, config).items():
-        if name.startswith(fixed):
+        if name.startswith(fixed) or (name in fixed_at_0 and 0 in (old, new)):
             option = "--" + name.replace("_", "-")
             raise UserError(
                 f"a resumed run keeps its environment, models, replay and seed, so {option} "

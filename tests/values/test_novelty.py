@@ -140,7 +140,7 @@ def test_random_functions_see_how_far_a_state_is_and_not_only_where():
 
 @pytest.mark.parametrize("name", ["exact", "rnd", "knn"])
 def test_survives_a_checkpoint(name):
-    one, two = novelty_of(name, memory=32), novelty_of(name, memory=32)
+    one, two = novelty_of(name), novelty_of(name)
     for _ in range(3):
         one.observe(torch.randn(8, 4, F))
     two.load_state_dict(one.state_dict())

@@ -1,7 +1,7 @@
 """Options of the value learner; imports no torch."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import ClassVar, Literal
 
 from worldmodels.errors import UserError
 from worldmodels.parts import check_values
@@ -21,6 +21,10 @@ _AT_LEAST = {
 class ValuesConfig:
     """The critic, or an ensemble of them. All options but `kind` are those of `ravl`."""
 
+    SHAPES: ClassVar[tuple[str, ...]] = ("kind", "critics", "novelty", "memory")
+    """Options that shape what a checkpoint holds."""
+    SHAPES_AT_0: ClassVar[tuple[str, ...]] = ("prior_scale", "reach_penalty")
+    """Those that do so by being 0 or not."""
     kind: str = "plain"
     """`plain` is one critic (DreamerV3), `ravl` an ensemble with pessimism where no critic has
     learned (reach-aware value learning), or file.py:Class or package.module:Class."""
@@ -68,3 +72,25 @@ class ValuesConfig:
                         f"values.{field_.name} is an option of --values.kind ravl, not of plain; "
                         "give both, or leave it out"
                     )
+        if self.kind == "ravl":
+            self._refuse_idle()
+
+    def _refuse_idle(self) -> None:
+        """UserError for an option that does nothing beside the others."""
+        needs = {
+            "lcb": ("reducer lcb", self.reducer == "lcb"),
+            "subset": ("reducer subset_min", self.reducer == "subset_min"),
+            "diversity_weight": ("diversity gradient or spread", self.diversity != "none"),
+            "novelty": ("reach-penalty above 0", self.reach_penalty > 0),
+            "memory": (
+                "novelty knn and a reach-penalty above 0",
+                self.novelty == "knn" and self.reach_penalty > 0,
+            ),
+        }
+        defaults = {field_.name: field_.default for field_ in fields(self)}
+        for name, (need, given) in needs.items():
+            if not given and getattr(self, name) != defaults[name]:
+                raise UserError(
+                    f"values.{name} does something with --values.{need} only; give that too, or "
+                    "leave it out"
+                )

@@ -10,7 +10,7 @@ from worldmodels.values.ensemble import Ensemble, draw_biases
 
 
 class Priors(nn.Module):
-    """beta p_i(z): p_i has mean 0 and deviation 1 over the first batch learned, beta = share x span.
+    """beta p_i(z): over the first batch learned p_i has mean 0, deviation 1; beta = share x span.
 
     The span of returns grows as values do, and a fixed beta would lose its effect; but every
     change of beta shifts all targets, so that it follows only when it has doubled. With
