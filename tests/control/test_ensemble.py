@@ -81,6 +81,23 @@ def test_losses_are_those_of_a_loop(spec, batch, monkeypatch):
     assert model.weights()["held_out"] == 0.0
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_half_precision_is_for_the_networks_alone(spec, batch, share):
+    """Statistics of the inputs keep float32 under autocast, whose products have 8 bits."""
+    found = []
+    for half in (False, True):
+        torch.manual_seed(0)
+        model = build(spec, vagram=share)
+        model.heed(lambda state: state.square().sum(1))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses, _ = model(batch, "all")
+        assert all(loss.dtype == torch.float32 for loss in losses.values())
+        found.append((model.standardiser, model.error))
+    assert torch.equal(found[0][0].mean, found[1][0].mean)
+    assert torch.equal(found[0][0].variance, found[1][0].variance)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=0.05, atol=0)
+
+
 def test_held_out_rows_teach_nothing(spec, batch):
     """Not a network and not the end of episodes; the rest of the rows does."""
     steps = [(b, t) for b, t in VALID if bool(is_held_out(batch.index[b, t + 1], 0.2))]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worldmodels.control.ensemble import EnsembleDynamics
+from worldmodels.control.ensemble import EnsembleDynamics, is_held_out
 from worldmodels.control.gaussians import negative_log_likelihood
 from worldmodels.control.options import EnsembleConfig
 from worldmodels.control.vagram import LONGEST, has_slope, value_weights
@@ -193,6 +193,41 @@ def test_a_small_model_is_spent_on_what_the_critic_minds(spec, make_batch):
     known = 0.5 * 0.5  # half of the variance of sin(2 s)
     assert float(left[1.0][0]) < known < float(left[0.0].min())
     assert float(left[1.0][1:].min()) > known
+
+
+@pytest.mark.parametrize(("share", "elite"), [(0.0, 1), (1.0, 0)])
+def test_the_elites_are_good_at_what_the_critic_minds(spec, make_batch, share, elite):
+    """Member 0 errs by 1 in the number that is not read, member 1 by 0.5 in the one that is."""
+    options: Any = {"members": 2, "elites": 1, "layers": 1, "units": 4}
+    config = EnsembleConfig(vagram=share, termination="never", **options)
+    model = EnsembleDynamics(config, spec, 0.9)
+    model.heed(lambda state: state[:, 0].sin())
+    last = model.networks.mlp.linears[-1]
+    with torch.no_grad():  # both say the same everywhere, with the same deviations
+        last.weight.zero_()
+        last.bias.zero_()
+        last.bias[0, 0, 1], last.bias[1, 0, 0] = 1.0, 0.5
+    batch = make_batch(spec, 64, 2, index=torch.arange(128).view(64, 2))
+    batch.obs["vector"][:, 1] = batch.obs["vector"][:, 0]
+    batch.reward[:] = 0
+    losses, _ = model(batch, "all")
+    assert model.elites.tolist() == [elite]
+    if not share:
+        assert losses["held_out"].tolist() == pytest.approx([0.25, 0.0625])
+        return
+    state, counts = batch.obs["vector"][:, 1], ~is_held_out(batch.index[:, 1], config.held_out)
+    deviation = torch.cat([state, batch.prev_action[:, 1]], 1).std(0, correction=0)[:3]
+    weight = value_weights(model.value, state, deviation, counts, share)
+    mean, log_variance = model.networks(torch.zeros(64, 4))
+    fit = negative_log_likelihood(mean, log_variance, torch.zeros(64, 4), with_reward(weight))
+    expected = fit[:, ~counts].mean(1)
+    torch.testing.assert_close(losses["held_out"], expected)
+    torch.testing.assert_close(model.error, 0.01 * expected)
+
+
+def with_reward(weight: Tensor) -> Tensor:
+    """The weights of a state's numbers [K, F] and that of the reward, 1: [K, F + 1]."""
+    return torch.cat([weight, torch.ones(len(weight), 1)], 1)
 
 
 def moved(state: Tensor) -> Tensor:

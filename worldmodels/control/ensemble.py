@@ -21,6 +21,7 @@ from worldmodels.control.transitions import Transitions, replayed
 from worldmodels.control.vagram import has_slope, value_weights
 from worldmodels.envs.spec import EnvSpec
 from worldmodels.errors import UserError
+from worldmodels.kernels.sequence import no_autocast
 from worldmodels.objects import Batch, Carry, Latents
 from worldmodels.observed import Observation, check_vectors
 from worldmodels.sockets import Losses, Value
@@ -83,13 +84,14 @@ class EnsembleDynamics(Observation):
         self.standardiser.observe(torch.cat([data.state, data.action], 1), data.weight)
         mean, log_variance = self.networks(self._inputs(data.state, data.action))
         target = torch.cat([data.next_state - data.state, data.reward[:, None]], 1)
-        error = self._judge((mean - target).square().mean(-1), data.weight * held_out)
         learned = data.weight * ~held_out
         fit = negative_log_likelihood(mean, log_variance, target, self._weight(data, learned))
+        # VaGraM's code judges members by its own loss, MBPO's by the plain error.
+        error = fit if self.config.vagram else (mean - target).square().mean(-1)
         losses = {
             "dynamics": (_bootstrap(learned, self.config.members) * fit).sum(0),
             "log_variance": self.networks.bounds().sum(),
-            "held_out": error,
+            "held_out": self._judge(error.detach(), data.weight * held_out),
         }
         if self.going_on is not None:
             losses["continue"] = self._continue_loss(self.going_on, data, learned)
@@ -108,12 +110,12 @@ class EnsembleDynamics(Observation):
         )
         return torch.cat([found, torch.ones_like(found[:, :1])], 1)
 
-    @torch.no_grad()
     def _judge(self, error: Tensor, weight: Tensor) -> Tensor:
-        """error [N, K] -> every member's mean [N] over the held-out transitions, whose running
-        average chooses the elites."""
+        """error [N, K], detached -> every member's mean [N] over the held-out transitions, whose
+        running average chooses the elites."""
         count = weight.sum()
-        found = (error @ weight) / count.clamp(min=1)
+        with no_autocast(error):
+            found = (error @ weight) / count.clamp(min=1)
         self.error.lerp_(found, (1 - self.config.error_memory) * (count > 0).float())
         self.elites.copy_(self.error.argsort(stable=True)[: self.config.elites])
         return found

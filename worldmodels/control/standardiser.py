@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from worldmodels.kernels.sequence import no_autocast
+
 LEAST = 1e-6
 """A column that varies less than this share of max(1, |mean|) is constant in float32: it is only
 shifted."""
@@ -25,8 +27,9 @@ class Standardiser(nn.Module):
         """x [B, columns]; rows whose weight [B] is 0 do not count, those of weight 1 do."""
         added = weight.sum()
         share = weight / added.clamp(min=1)
-        mean = share @ x
-        variance = share @ (x - mean).square()
+        with no_autocast(x):
+            mean = share @ x
+            variance = share @ (x - mean).square()
         seen = self.count + added
         new, old = added / seen.clamp(min=1), self.count / seen.clamp(min=1)
         change = mean - self.mean

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from worldmodels.control.stacked import full
+from worldmodels.kernels.sequence import no_autocast
 
 LONGEST = 0.95
 """Quantile of the norms of slopes at which longer ones are cut."""
@@ -43,7 +44,8 @@ def value_weights(
     cut = slope / torch.maximum(norm, limit).unsqueeze(1)  # norms of at most 1
     square = cut.nan_to_num().square()  # NaN is 0 / 0, a slope of 0, or no row that counts
     rows = counts.to(square.dtype) / counts.sum().clamp(min=1)
-    mean = rows @ square.mean(1)
+    with no_autocast(rows):
+        mean = rows @ square.mean(1)
     relative = torch.where(mean > 0, square / mean, 1.0)
     return (1 - share) + share * relative
 
