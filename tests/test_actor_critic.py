@@ -304,3 +304,29 @@ def test_policy_explores_at_one_percent():
     assert distribution.probs[:, 1:].flatten().tolist() == pytest.approx([0.01 / 3] * 8, rel=1e-4)
     fresh = ActorCritic(ActorCriticConfig(), ValuesConfig(), F, ActionSpec("discrete", A), DISCOUNT)
     assert fresh.policy.distribution(torch.randn(4, F)).entropy().min() > 0.999 * np.log(A)
+
+
+def test_values_say_what_returns_bootstrap_from(monkeypatch):
+    """A last value that is 50 lower, discounted on the way; the baseline stays where it is."""
+    model, rollout, rows = build(), make_rollout(), make_replay()
+    model.normalizer.range.copy_(torch.tensor([3.0, 8.0]))  # scale 5, span 8
+    states, plain = copy.deepcopy(model.state_dict()), model(rollout, *rows)[1]
+    model.load_state_dict(states)
+    spans, bootstrap = [], model.values.bootstrap
+
+    def lower(estimate, feature, span):
+        spans.append(float(span))
+        value = bootstrap(estimate, feature, span).clone()
+        value[:, -1] -= 50
+        return value
+
+    monkeypatch.setattr(model.values, "bootstrap", lower)
+    monkeypatch.setattr(model.values, "after_update", lambda span: spans.append(float(span)))
+    lowered = model(rollout, *rows)[1]
+    model.normalizer.range.copy_(torch.tensor([3.0, 8.0]))
+    model.after_update()
+    assert spans == [8.0, 8.0]
+    share = [rollout.cont[:, i + 1 :].prod(1) * 0.95 ** (L - 1 - i) for i in range(L)]
+    fell = 50 * torch.stack(share).mean()
+    torch.testing.assert_close(plain["return"] - lowered["return"], fell, rtol=1e-3, atol=1e-3)
+    assert torch.equal(plain["value"], lowered["value"])

@@ -30,6 +30,12 @@ def test_replayed_steps(make_spec, make_batch, crossing):
             assert float(found.cont[k]) == pytest.approx(0 if ends else 0.9)
 
 
+def test_no_step_leads_to_or_from_a_row_that_was_not_seen(make_spec, make_batch):
+    valid = torch.tensor([[True, False, True, True]])
+    batch = make_batch(make_spec("vector", action="continuous"), 1, 4, obs_valid=valid)
+    assert replayed(torch.randn(1, 4, 5), batch, 0.9).weight.tolist() == [0, 0, 1]
+
+
 def test_valid_ones_come_first_in_their_order(make_spec, make_batch, crossing):
     batch = crossing(make_batch(make_spec("vector", action="continuous"), 4, 4))
     every = replayed(torch.arange(16.0).view(4, 4, 1), batch, 0.9)

@@ -7,6 +7,7 @@ import torch
 
 from tests.values.test_ensemble import F, make_critics
 from worldmodels.distributions import default_bins
+from worldmodels.values.diversity import diversity
 
 N, T = 3, 4
 
@@ -126,3 +127,14 @@ def test_without_penalty_the_bootstrap_is_the_value():
     estimate = critics(feature)
     assert torch.equal(critics.bootstrap(estimate, feature, torch.tensor(5.0)), estimate.value)
     assert critics.losses(estimate, feature, torch.tensor(5.0)) == critics.weights() == {}
+
+
+def test_novelty_learns_at_inputs_and_critics_part_at_the_end():
+    critics = make_critics(critics=2, novelty="rnd", diversity="spread")
+    feature, span = torch.randn(4, 3, F), torch.tensor(5.0)
+    estimate = critics(feature)
+    critics.bootstrap(estimate, feature, span)
+    assert critics.novelty is not None
+    losses = critics.losses(estimate, feature, span)
+    assert torch.equal(losses["novelty"], critics.novelty.loss(feature[:, :-1]))
+    assert torch.equal(losses["diversity"], diversity(critics, feature[:, -1], span))

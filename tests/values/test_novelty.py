@@ -127,6 +127,17 @@ def test_distillation_learns_its_inputs_only():
     assert all(p.grad is None for p in rnd.target.parameters())
 
 
+def test_distillation_knows_the_scale_of_its_inputs_and_its_level_one_step_before_the_end():
+    one, two = novelty_of("rnd"), novelty_of("rnd")
+    inputs = torch.randn(40, 3, F)
+    one.observe(inputs)
+    two.load_state_dict({**one.state_dict(), "level": torch.zeros(())})
+    two.observe(100 * inputs + 7)
+    torch.testing.assert_close(two.raw(100 * inputs + 7), one.raw(inputs), rtol=1e-2, atol=1e-4)
+    errors = one.raw(inputs[:, -1]).sort().values
+    assert torch.equal(one.level, errors[int(0.95 * 39)])
+
+
 def test_random_functions_see_how_far_a_state_is_and_not_only_where():
     """A norm behind a layer without biases would leave the direction alone (2 numbers a state)."""
     near = torch.randn(200, 2)

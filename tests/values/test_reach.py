@@ -34,7 +34,7 @@ def test_a_policy_that_stays_where_it_was_does_not():
 
 def test_share_by_brute_force():
     torch.manual_seed(1)
-    feature = torch.randn(30, L + 1, F).cumsum(1)
+    feature = torch.randn(100, L + 1, F).cumsum(1)
     inputs = [x for rollout in feature[0::2] for x in rollout[:-1]]
     nearest = [
         [min(float((end - x).norm()) for x in inputs) for end in rollout[-2:]]
