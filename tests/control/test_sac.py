@@ -123,7 +123,7 @@ def test_losses_are_those_of_a_loop(monkeypatch):
 def test_what_is_no_transition_does_not_count(monkeypatch):
     """All ten windows are asked for; the two that cross an episode weigh nothing, and the mean
     over ten is that over the other eight."""
-    model = build(batch=B, real_share=1.0, imagination_length=0, critics=2, diversity=0.0)
+    model = build(batch=B, real_share=1.0, imagination_length=0, critics=2)
     assert model.ring is None
     losses, data, (_, noise), _ = run(model, monkeypatch)
     assert data.weight.tolist() == [1.0] * 8 + [0.0] * 2
