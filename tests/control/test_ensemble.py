@@ -149,6 +149,13 @@ def test_the_elites_have_the_least_error(spec, batch):
     assert model.error.argsort().tolist() == [1, 2, 0]
 
 
+def test_a_batch_without_held_out_rows_judges_nobody(spec, batch):
+    model = build(spec, held_out=1e-9)
+    model.error.copy_(torch.tensor([3.0, 1.0, 2.0]))
+    model(batch, "all")
+    assert model.error.tolist() == [3.0, 1.0, 2.0]
+
+
 def test_a_frozen_model_does_not_move(spec, batch):
     model = build(spec)
     before = {name: x.clone() for name, x in model.state_dict().items()}
