@@ -106,9 +106,8 @@ class CriticsEstimate(Estimate):
     def __init__(self, critics: Critics, feature: Tensor):
         self._critics, self._feature = critics, feature
         self._critic = TwoHot.from_logits(critics.critics(feature))  # [V, N, T]
-        learns = (
-            torch.is_grad_enabled()
-        )  # an evaluation before the first update asks for values too
+        # An evaluation before the first update asks for values too.
+        learns = torch.is_grad_enabled()
         with torch.no_grad():
             self._prior = critics.priors(feature, learns=learns)
             self._members = self._critic.mean() + self._prior
