@@ -45,6 +45,5 @@ PLANE = {
     "ravl 0.1": PlaneMethod(critics=10, eta=0.1),
     "ravl 1": PlaneMethod(critics=10, eta=1.0),
     "ravl 10": PlaneMethod(critics=10, eta=10.0),
-    "ravl 10, N = 50": PlaneMethod(critics=50, eta=10.0),
 }
-"""SAC on the plane; the numbers behind ravl are eta. Those with it run three times as long."""
+"""SAC on the plane; the numbers behind ravl are eta."""

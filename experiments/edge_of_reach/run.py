@@ -33,7 +33,7 @@ from worldmodels.runtime.rundir import commit, describe_machine
 HERE = Path(__file__).parent
 SEEDS = [0, 1, 2, 3, 4]
 EVERY, UPDATES = 100, 1200
-PLANE_EVERY, PLANE_UPDATES, PLANE_LONG = 250, 2000, 6000
+PLANE_EVERY, PLANE_UPDATES = 250, 2000
 PIXELS_EVERY, PIXELS_UPDATES = 200, 2400
 OFF_POLICY_EVERY, OFF_POLICY_UPDATES = 250, 4000
 
@@ -79,8 +79,7 @@ def pictures(goal: str, method: str, seed: int, folder: Path, updates: int) -> d
 
 def plane(method: str, seed: int, folder: Path) -> dict[str, Any]:
     """A curve of SAC on the plane."""
-    updates = PLANE_LONG if PLANE[method].eta else PLANE_UPDATES
-    return follow(PlaneRun(PLANE[method], seed), updates, PLANE_EVERY)
+    return follow(PlaneRun(PLANE[method], seed), PLANE_UPDATES, PLANE_EVERY)
 
 
 def follow(run: Any, updates: int, every: int) -> dict[str, Any]:
