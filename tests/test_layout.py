@@ -79,7 +79,7 @@ MAY_IMPORT = {
     "repo": set(),
     "imagination": {"objects", "sockets"},
     "values": MATHS | {"dreamer_options", "parts", "heads"},
-    "values.configs": {"errors", "parts"},
+    "values.configs": {"bounds", "errors", "parts"},
     "actor_critic": MATHS
     | {"losses", "parts", "policy", "returns", "sockets", "values.configs", "values.reach"},
     "optimizer": {"errors", "kinds", "sockets"},

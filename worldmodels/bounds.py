@@ -1,5 +1,6 @@
 """Bounds of numeric options, checked by the dataclass that holds them; imports nothing slow."""
 
+import math
 from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Any
@@ -23,6 +24,8 @@ def check_bounds(
         value = attrgetter(name)(options)
         if not value >= least:  # so written that NaN fails too
             raise UserError(f"{prefix}{name} is at least {least}, not {value}")
+        if value == math.inf:
+            raise UserError(f"{prefix}{name} is finite, not {value}")
     for name in shares:
         value = attrgetter(name)(options)
         if not 0 <= value <= 1:

@@ -12,6 +12,7 @@ from worldmodels.values.configs import ValuesConfig
     ("options", "text"),
     [
         ({"critics": 0}, "values.critics is at least 1, not 0"),
+        ({"prior_scale": float("inf")}, "values.prior_scale is finite, not inf"),
         ({"lcb": float("nan"), "reducer": "lcb"}, "values.lcb is at least 0, not nan"),
         ({"memory": 20}, "values.memory is a multiple of 16, not 20"),
         ({"reducer": "subset_min", "subset": 6}, "values.subset is at most values.critics, 5"),

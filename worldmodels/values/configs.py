@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
+from worldmodels.bounds import check_bounds
 from worldmodels.errors import UserError
 from worldmodels.parts import check_values
 
@@ -56,9 +57,7 @@ class ValuesConfig:
 
     def __post_init__(self):
         check_values(self.kind)
-        for name, least in _AT_LEAST.items():
-            if not getattr(self, name) >= least:  # so written that NaN fails too
-                raise UserError(f"values.{name} is at least {least}, not {getattr(self, name)}")
+        check_bounds(self, "values.", _AT_LEAST)
         if self.memory % 16:
             raise UserError(f"values.memory is a multiple of 16, not {self.memory}")
         if self.reducer == "subset_min" and self.subset > self.critics:
