@@ -39,7 +39,7 @@ def pendulum(share: float, seed: int) -> Config:
         seed=seed,
         device="cpu",
         threads=1,
-        steps=2500,
+        steps=5000,
         train_ratio=1024,
         world_model={"members": 3, "elites": 2, "layers": 2, "units": 16, "vagram": share},
         actor_critic={"units": 64, "layers": 2, "retain": 500} | ONE_STEP,
