@@ -67,16 +67,18 @@ def offline(name: str, seed: int, data: str) -> Config:
 
 
 def distracted(objective: str, seed: int) -> Config:
-    """Preset demo, by its own objective or RePo's."""
-    repo = {"objective": "repo", "kl_target": 1.0, "kl_rate": 1e-2}
+    """Preset demo with more weight on rewards, by its own objective or RePo's."""
+    model: Any = {"reward_weight": 10.0}
+    if objective == "repo":
+        model |= {"objective": "repo", "kl_target": 1.0, "kl_rate": 1e-2}
     return load_config(
         TRACKED,
         ["dreamerv3", "demo"],
         seed=seed,
         device="cpu",
         threads=1,
-        steps=10000,
-        world_model=repo if objective == "repo" else {},
+        steps=15000,
+        world_model=model,
         evaluation={"every": 2500, "episodes": 100, "envs": 10},
         log={"every": 500, "tensorboard": False},
     )

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 DISTRACTORS = 16
 COUPLING = 0.1
-ROWS, COLUMNS, BACKGROUNDS = 10, 5, 4
+ROWS, COLUMNS, BACKGROUNDS = 10, 5, 16
 
 
 class DistractedPendulum(gymnasium.ObservationWrapper):
@@ -51,9 +51,9 @@ class DistractedPendulum(gymnasium.ObservationWrapper):
 class TrackedCatch(gymnasium.Env):
     """Catch with a moving background, paid a step: 1 less the columns from ball to paddle.
 
-    Observation, actions and background as `catch --env.background 0.5` has them, but for its four
-    planes: bool [10, 5, 5], of which all but the first hold a pattern that falls a row a step, with
-    20 new random cells at the top. Nine steps an episode.
+    Observation, actions and background as `catch --env.background 0.5` has them, but for its 16
+    planes: bool [10, 5, 17], of which all but the first hold a pattern that falls a row a step,
+    with 80 new random cells at the top. Nine steps an episode.
     """
 
     def __init__(self):
