@@ -67,7 +67,8 @@ def offline(name: str, seed: int, data: str) -> Config:
 
 
 def distracted(objective: str, seed: int) -> Config:
-    """Preset demo with more weight on rewards, by its own objective or RePo's."""
+    """Preset demo with more weight on rewards and on entropy (a policy that settles before the model
+    reads the picture shows it nothing but the same reward), by its own objective or RePo's."""
     model: Any = {"reward_weight": 10.0}
     if objective == "repo":
         model |= {"objective": "repo", "kl_target": 1.0, "kl_rate": 1e-2}
@@ -79,6 +80,7 @@ def distracted(objective: str, seed: int) -> Config:
         threads=1,
         steps=15000,
         world_model=model,
+        actor_critic={"entropy": 0.15},
         evaluation={"every": 2500, "episodes": 100, "envs": 10},
         log={"every": 500, "tensorboard": False},
     )
