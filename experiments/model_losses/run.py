@@ -67,8 +67,8 @@ def offline(name: str, seed: int, data: str) -> Config:
 
 
 def distracted(objective: str, seed: int) -> Config:
-    """Preset demo with more weight on rewards and on entropy (a policy that settles before the model
-    reads the picture shows it nothing but the same reward), by its own objective or RePo's."""
+    """Preset demo, by its own objective or RePo's, with more weight on rewards and on entropy: a
+    policy that settles before the model reads the picture leaves it nothing to learn from."""
     model: Any = {"reward_weight": 10.0}
     if objective == "repo":
         model |= {"objective": "repo", "kl_target": 1.0, "kl_rate": 1e-2}
