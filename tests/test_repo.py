@@ -37,6 +37,7 @@ def test_losses_by_the_formula(make_config, make_spec, make_batch):
     beta = np.exp(-1.5)
     np.testing.assert_allclose(losses["dyn"].detach(), 5 / 6 * beta * kl, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(losses["rep"].detach(), 1 / 6 * beta * kl, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(losses["kl"], kl, rtol=1e-4, atol=1e-6)
     assert losses["multiplier"].item() == pytest.approx(1.5 * (kl.mean() - 0.7), rel=1e-4)
     assert model.weights().keys() == losses.keys()
 

@@ -11,6 +11,7 @@ from worldmodels.errors import UserError
 _PANELS = {
     "world model losses": (
         "loss/dyn",
+        "loss/kl",
         "loss/reward",
         "loss/continue",
         "loss/decode/image",

@@ -27,11 +27,13 @@ class KLConstraint(nn.Module):
         self.log_beta = nn.Parameter(torch.tensor(math.log(FIRST)))
 
     def forward(self, dyn: Tensor, rep: Tensor) -> dict[str, Tensor]:
-        """The two sides of the KL [B, T] -> losses `dyn` and `rep` [B, T] and `multiplier` []."""
+        """The two sides of the KL [B, T] -> losses `dyn` and `rep` [B, T] and `multiplier` [], and
+        the `kl` itself [B, T], to be logged."""
         beta = self.log_beta.detach().exp()
         excess = dyn.detach().mean() - self.target
         return {
             "dyn": PRIOR_SHARE * beta * dyn,
             "rep": (1 - PRIOR_SHARE) * beta * rep,
             "multiplier": -self.log_beta * excess,
+            "kl": dyn.detach(),
         }

@@ -27,7 +27,8 @@ from worldmodels.system import NonFiniteLoss, System
 RECENT = 100
 """Training episodes in the running mean of returns."""
 _SHOWN = {
-    "loss/dyn": "kl",
+    "loss/dyn": "dyn loss",
+    "loss/kl": "kl",
     "loss/decode/image": "image loss",
     "loss/reward": "reward loss",
     "loss/policy": "policy loss",

@@ -108,8 +108,10 @@ class WorldModel(WorldModelBase):
         """Weight of every loss that `forward` gives."""
         config = self.config
         held = {"dyn": config.dyn_weight, "rep": config.rep_weight}
+        if self.constraint is not None:
+            held = {"dyn": 1.0, "rep": 1.0, "multiplier": 1.0, "kl": 0.0}
         return {
-            **(held if self.constraint is None else {"dyn": 1.0, "rep": 1.0, "multiplier": 1.0}),
+            **held,
             "reward": config.reward_weight,
             "continue": config.continue_weight,
             **{f"decode/{key}": config.reconstruction_weight for key in self.decoder.specs},

@@ -40,10 +40,14 @@ OFF_POLICY = {
 
 PLANE = {
     "sac": PlaneMethod(critics=2),
-    "patch": PlaneMethod(critics=2, patch=True),
+    "patch 11": PlaneMethod(critics=2, patch=11.0),
+    "patch 7": PlaneMethod(critics=2, patch=7.0),
     "min of 10": PlaneMethod(critics=10),
     "ravl 0.1": PlaneMethod(critics=10, eta=0.1),
     "ravl 1": PlaneMethod(critics=10, eta=1.0),
     "ravl 10": PlaneMethod(critics=10, eta=10.0),
+    "ravl 100": PlaneMethod(critics=10, eta=100.0),
+    "ravl of 50, 1": PlaneMethod(critics=50, eta=1.0),
+    "ravl of 50, 10": PlaneMethod(critics=50, eta=10.0),
 }
-"""SAC on the plane; the numbers behind ravl are eta."""
+"""SAC on the plane: the radius behind patch, eta behind ravl, whose critics are 10 or 50."""

@@ -23,7 +23,7 @@ STARTS, LENGTH, HORIZON, EPISODES = 32, 10, 30, 256
 TASK = ReachPlaneConfig()
 INSIDE = TASK.edge - 1
 WORST = -60.0
-"""What a patched bootstrap beyond the frame says."""
+"""What a patched bootstrap says."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,21 @@ class Method:
 
     critics: int
     eta: float = 0.0
-    patch: bool = False
-    """Whether steps that come beyond INSIDE end there, worth WORST."""
+    patch: float | None = None
+    """Steps that come farther out than this end there, worth WORST."""
 
 
 class PatchedDynamics(ReachDynamics):
-    """Arriving where no rollout goes on is worth WORST."""
+    """Arriving farther out than `inside` is worth WORST."""
+
+    def __init__(self, config: ReachPlaneConfig, inside: float):
+        super().__init__(config)
+        self.inside = inside
 
     def step(self, state: Any, action: Any) -> tuple[Any, Any, Any]:
         """As `ReachDynamics`, but for the steps that come beyond."""
         arrived, reward, cont = super().step(state, action)
-        beyond = torch.maximum(arrived[0].abs(), arrived[1].abs()) > INSIDE
+        beyond = torch.maximum(arrived[0].abs(), arrived[1].abs()) > self.inside
         return arrived, reward + beyond * WORST, cont * ~beyond
 
 
@@ -70,8 +74,8 @@ class Run:
         )
         self.learner = Learner(config, make(config.env, 0).spec, build_fabric("cpu", "32"))
         self.dynamics = ReachDynamics(TASK)
-        if method.patch:
-            self.learner.world_model.dynamics = PatchedDynamics(TASK)
+        if method.patch is not None:
+            self.learner.world_model.dynamics = PatchedDynamics(TASK, method.patch)
         self.bound = 0.5 * config.horizon
 
     def update(self) -> None:

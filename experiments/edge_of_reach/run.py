@@ -33,7 +33,7 @@ from worldmodels.runtime.rundir import commit, describe_machine
 HERE = Path(__file__).parent
 SEEDS = [0, 1, 2, 3, 4]
 EVERY, UPDATES = 100, 1200
-PLANE_EVERY, PLANE_UPDATES = 250, 2000
+PLANE_EVERY, PLANE_UPDATES = 250, 5000
 PIXELS_EVERY, PIXELS_UPDATES = 200, 2400
 OFF_POLICY_EVERY, OFF_POLICY_UPDATES = 250, 4000
 

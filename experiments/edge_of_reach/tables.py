@@ -6,8 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-SHOWN = (600, 1200, 2400)
-"""Updates at which runs in true dynamics are compared."""
+SHOWN, PLANE_SHOWN = (600, 1200, 2400), (1000, 2000, 3000)
+"""Updates at which runs are compared, beside the last."""
 
 
 def grouped(found: list[dict[str, Any]], study: str) -> dict[str, list[dict[str, Any]]]:
@@ -34,21 +34,24 @@ def summary(runs: list[dict[str, Any]], update: int) -> dict[str, Any] | None:
 
 
 def write_tables(found: list[dict[str, Any]], machine: dict[str, Any], file: Path) -> None:
-    """`results.json`, and the tables on the screen."""
-    told: dict[str, Any] = {
-        "machine": machine,
-        "commits": sorted({run["commit"] for run in found}),
-        "studies": {},
-    }
+    """The studies of `found` in `results.json`, beside what is there, and on the screen."""
+    told = json.loads(file.read_text()) if file.exists() else {}
     for study in dict.fromkeys(run["study"] for run in found):
-        methods = told["studies"].setdefault(study, {})
-        for method, runs in grouped(found, study).items():
-            updates = sorted({*SHOWN, runs[0]["curve"][-1]["update"]})
-            shown = {str(u): summary(runs, u) for u in updates}
-            methods[method] = {u: row for u, row in shown.items() if row is not None}
-            for update, row in methods[method].items():
+        groups = grouped(found, study)
+        commits = sorted({run["commit"] for runs in groups.values() for run in runs})
+        methods = {method: shown(study, runs) for method, runs in groups.items()}
+        told[study] = {"machine": machine, "commits": commits, "methods": methods}
+        for method, rows in methods.items():
+            for update, row in rows.items():
                 print(line(study, method, update, row))
     file.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def shown(study: str, runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What is told of one method, by update."""
+    updates = {*(PLANE_SHOWN if study == "plane" else SHOWN), runs[0]["curve"][-1]["update"]}
+    rows = {str(update): summary(runs, update) for update in sorted(updates)}
+    return {update: row for update, row in rows.items() if row is not None}
 
 
 def line(study: str, method: str, update: str, row: dict[str, Any]) -> str:

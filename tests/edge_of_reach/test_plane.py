@@ -25,7 +25,7 @@ def test_starts_open_episodes_all_over_the_square(plane):
 
 
 def test_the_patch_ends_what_comes_beyond(plane):
-    plain, patched = ReachDynamics(plane.TASK), plane.PatchedDynamics(plane.TASK)
+    plain, patched = ReachDynamics(plane.TASK), plane.PatchedDynamics(plane.TASK, 11.0)
     state = (torch.tensor([10.5, 10.5, -3.0]), torch.tensor([0.0, 0.0, 1.0]))
     action = (torch.tensor([1.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, -1.0]))
     arrived, reward, cont = patched.step(state, action)
