@@ -16,7 +16,7 @@ from worldmodels.runtime.fabric import build_fabric
 
 def repo_learner(make_config, spec, **options) -> Any:
     config = make_config()
-    model = replace(config.world_model, objective="repo", **options)
+    model = replace(config.world_model, **{"objective": "repo", **options})
     config = replace(config, world_model=model, optimizer=replace(config.optimizer, warmup=0))
     return Learner(config, spec, build_fabric("cpu", "32"))
 
@@ -71,6 +71,22 @@ def test_pixels_teach_the_latents_nothing(make_config, make_spec, make_batch):
     assert reaches("decode/vector", decoder)
     assert not reaches("decode/vector", encoder)
     assert all(reaches(name, encoder) for name in ("dyn", "rep", "reward", "continue"))
+
+
+def test_critics_teach_the_latents_nothing(make_config, make_spec, make_batch):
+    """They do in DreamerV3, by their loss on replayed states."""
+    spec = make_spec("vector")
+    for objective, taught in (("repo", False), ("reconstruction", True)):
+        learner = repo_learner(make_config, spec, objective=objective)
+        learner.gradients(make_batch(spec))
+        learner.apply()  # the zero output layers pass no gradient at first
+        batch = make_batch(spec)
+        _, latents = learner.model_losses(batch)
+        losses, _ = learner.learn_behaviour(learner.imagine(latents), latents, batch)
+        encoder = list(learner.world_model.encoder.parameters())
+        total = sum(loss.mean() for loss in losses.values())
+        grads = torch.autograd.grad(total, encoder, allow_unused=True)
+        assert any(g is not None and bool(g.any()) for g in grads) == taught
 
 
 def test_the_multiplier_learns_at_its_own_rate(make_config, make_spec, make_batch):

@@ -67,7 +67,7 @@ class WorldModelConfig:
     """Weight of the continue head's loss."""
     objective: Literal["reconstruction", "repo"] = "reconstruction"
     """What latents are learned for: to decode the observation (DreamerV3), or to foretell rewards
-    while a multiplier holds the KL to `kl_target` (RePo); then the decoder only looks on."""
+    while a multiplier holds the KL to `kl_target` (RePo); decoder and critics then only look on."""
     kl_target: float = 3.0
     """Nats per state that a posterior may add to its prior, for the objective repo."""
     kl_rate: float = 1e-4

@@ -1,4 +1,4 @@
-"""RePo: latents that foretell rewards under a bound on the KL, without a decoder's say.
+"""RePo: latents that foretell rewards under a bound on the KL; decoder and critics only look on.
 
 Source: Zhu et al. 2023 (arXiv 2309.00082) and its released code. Letters: B sequences, T rows.
 """

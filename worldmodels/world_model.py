@@ -65,7 +65,10 @@ class WorldModel(WorldModelBase):
     def forward(self, batch: Batch, emit: Emit | Stratified) -> tuple[dict[str, Tensor], Latents]:
         """Losses [B, T] by name, unweighted, and the latents that imagination starts from."""
         seen, latents = self._observe(batch, emit)
-        return self._losses(batch, seen, latents.feature), latents
+        losses = self._losses(batch, seen, latents.feature)
+        if self.constraint is not None:  # rewards shape RePo's latents, critics do not
+            latents = replace(latents, feature=latents.feature.detach())
+        return losses, latents
 
     def observe(self, batch: Batch, emit: Emit | Stratified) -> Latents:
         """Posteriors along a batch without burn-in, and the states that `emit` asks for."""
