@@ -25,6 +25,8 @@ from worldmodels.runtime.rundir import describe_machine
 HERE = Path(__file__).parent
 PENDULUM, TRACKED = "gym:tasks:DistractedPendulum-v0", "gym:tasks:TrackedCatch-v0"
 MIX, EPISODES = "random:0.7+expert:0.3", 400
+WEIGHTED = "reconstruction x10"
+"""Reconstruction with ten times the weight on rewards."""
 ONE_STEP = {"imagination_length": 1, "starts": 250}
 """As many imagined transitions as the preset has, none of them far from the data."""
 JUDGED = 2000
@@ -66,21 +68,22 @@ def offline(name: str, seed: int, data: str) -> Config:
     )
 
 
-def distracted(objective: str, seed: int) -> Config:
-    """Preset demo, by its own objective or RePo's, with more weight on rewards and on entropy: a
-    policy that settles before the model reads the picture leaves it nothing to learn from."""
-    model: Any = {"reward_weight": 10.0}
-    if objective == "repo":
-        model |= {"objective": "repo", "kl_target": 1.0, "kl_rate": 1e-2}
+def distracted(name: str, seed: int) -> Config:
+    """Preset demo with a smaller step size, by the objective and the weight of rewards of `name`."""
+    model: Any = {}
+    if name == "repo":
+        model = {"objective": "repo", "kl_target": 0.5, "kl_rate": 1e-2}
+    if name == WEIGHTED:
+        model = {"reward_weight": 10.0}
     return load_config(
         TRACKED,
         ["dreamerv3", "demo"],
         seed=seed,
         device="cpu",
         threads=1,
-        steps=15000,
+        steps=20000,
         world_model=model,
-        actor_critic={"entropy": 0.15},
+        optimizer={"learning_rate": 1e-3},
         evaluation={"every": 2500, "episodes": 100, "envs": 10},
         log={"every": 500, "tensorboard": False},
     )
@@ -179,9 +182,9 @@ def iql(runs: Path, seeds: list[int]) -> dict[str, Any]:
 
 
 def repo(runs: Path, seeds: list[int]) -> dict[str, Any]:
-    """RePo and reconstruction before a moving background."""
+    """RePo and reconstruction before decoys."""
     found = {}
-    for name in ("repo", "reconstruction"):
+    for name in ("repo", "reconstruction", WEIGHTED):
         folders = [play(runs / f"{name}_{seed}", distracted(name, seed)) for seed in seeds]
         found[name] = told(folders)
     return found

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 DISTRACTORS = 16
 COUPLING = 0.1
-ROWS, COLUMNS, BACKGROUNDS = 10, 5, 16
+ROWS, COLUMNS, DECOYS = 10, 5, 16
 
 
 class DistractedPendulum(gymnasium.ObservationWrapper):
@@ -49,41 +49,40 @@ class DistractedPendulum(gymnasium.ObservationWrapper):
 
 
 class TrackedCatch(gymnasium.Env):
-    """Catch with a moving background, paid a step: 1 less the columns from ball to paddle.
+    """Catch before 16 decoys, paid a step: 1 less the columns from ball to paddle.
 
-    Observation, actions and background as `catch --env.background 0.5` has them, but for its 16
-    planes: bool [10, 5, 17], of which all but the first hold a pattern that falls a row a step,
-    with 80 new random cells at the top. Nine steps an episode.
+    Observation and actions as Catch has them, but for the background: bool [10, 5, 17], of which
+    all planes but the first show another game, begun at a random row, whose paddle moves at
+    random and whose ball falls, and falls anew. Nine steps an episode.
     """
 
     def __init__(self):
-        self.observation_space = spaces.MultiBinary([ROWS, COLUMNS, 1 + BACKGROUNDS])
+        self.observation_space = spaces.MultiBinary([ROWS, COLUMNS, 1 + DECOYS])
         self.action_space = spaces.Discrete(3)
-        self._row = self._ball = self._paddle = 0
-        self._pattern = np.zeros((ROWS, COLUMNS, BACKGROUNDS), bool)
+        self._rows = self._balls = self._paddles = np.zeros(1 + DECOYS, np.int64)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """A new ball at the top, the paddle in the middle."""
+        """A new ball at the top, the paddle in the middle; decoys are anywhere."""
         super().reset(seed=seed)
-        self._row, self._ball, self._paddle = 0, int(self.np_random.integers(COLUMNS)), 2
-        self._pattern = self._lit(ROWS)
+        self._rows = self.np_random.integers(ROWS, size=1 + DECOYS)
+        self._balls, self._paddles = self.np_random.integers(COLUMNS, size=(2, 1 + DECOYS))
+        self._rows[0], self._paddles[0] = 0, 2
         return self._seen(), {}
 
     def step(self, action: Any):
-        """Move the paddle, let ball and background fall one row."""
-        self._paddle = min(max(self._paddle + int(action) - 1, 0), COLUMNS - 1)
-        self._row += 1
-        self._pattern = np.concatenate([self._lit(1), self._pattern[:-1]])
-        reward = 1.0 - abs(self._ball - self._paddle)
-        return self._seen(), reward, self._row == ROWS - 1, False, {}
-
-    def _lit(self, rows: int) -> np.ndarray:
-        return self.np_random.random((rows, COLUMNS, BACKGROUNDS)) < 0.5
+        """Move the paddles, let the balls fall one row."""
+        moves = self.np_random.integers(-1, 2, size=1 + DECOYS)
+        moves[0] = int(action) - 1
+        self._paddles = np.clip(self._paddles + moves, 0, COLUMNS - 1)
+        self._rows = (self._rows + 1) % ROWS
+        fresh = self.np_random.integers(COLUMNS, size=1 + DECOYS)
+        self._balls = np.where(self._rows == 0, fresh, self._balls)
+        reward = 1.0 - abs(int(self._balls[0] - self._paddles[0]))
+        return self._seen(), reward, bool(self._rows[0] == ROWS - 1), False, {}
 
     def _seen(self) -> np.ndarray:
-        planes = np.zeros((ROWS, COLUMNS, 1 + BACKGROUNDS), np.int8)
-        planes[self._row, self._ball, 0] = planes[ROWS - 1, self._paddle, 0] = 1
-        planes[..., 1:] = self._pattern
+        planes, each = np.zeros((ROWS, COLUMNS, 1 + DECOYS), np.int8), np.arange(1 + DECOYS)
+        planes[self._rows, self._balls, each] = planes[ROWS - 1, self._paddles, each] = 1
         return planes
 
 
