@@ -84,7 +84,7 @@ def test_critics_teach_the_latents_nothing(make_config, make_spec, make_batch):
         _, latents = learner.model_losses(batch)
         losses, _ = learner.learn_behaviour(learner.imagine(latents), latents, batch)
         encoder = list(learner.world_model.encoder.parameters())
-        total = sum(loss.mean() for loss in losses.values())
+        total = torch.stack([loss.mean() for loss in losses.values()]).sum()
         grads = torch.autograd.grad(total, encoder, allow_unused=True)
         assert any(g is not None and bool(g.any()) for g in grads) == taught
 

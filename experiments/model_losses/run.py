@@ -69,7 +69,7 @@ def offline(name: str, seed: int, data: str) -> Config:
 
 
 def distracted(name: str, seed: int) -> Config:
-    """Preset demo with a smaller step size, by the objective and the weight of rewards of `name`."""
+    """Preset demo with a smaller step size; objective and weight of rewards by `name`."""
     model: Any = {}
     if name == "repo":
         model = {"objective": "repo", "kl_target": 0.5, "kl_rate": 1e-2}
