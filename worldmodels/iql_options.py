@@ -11,7 +11,7 @@ class IQLConfig:
     """Policy and values from replayed states alone, for static data."""
 
     SHAPES: ClassVar[tuple[str, ...]] = ("layers", "units", "critics")
-    imagination_length: ClassVar[int] = 1
+    imagination_length: ClassVar[int] = 0
     starts: ClassVar[int] = 0
     context: ClassVar[int] = 0
     name: Literal["iql"] = "iql"

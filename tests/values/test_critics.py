@@ -53,6 +53,21 @@ def test_loss_is_the_sum_over_members_of_both_cross_entropies():
             assert float(found[n, t]) == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_state_learns_from_the_mean_of_the_critics_losses():
+    """Five equal critics shape it as much as one of them does, and not five times as much."""
+    feature, target, slopes = torch.randn(N, T, F), torch.randn(N, T - 1) * 4, []
+    head = make_critics(critics=1, prior_scale=0.0, reach_penalty=0.0).critics.members[0]
+    for count in (1, 5):
+        critics = make_critics(critics=count, prior_scale=0.0, reach_penalty=0.0)
+        for member in [*critics.critics.members, *critics.slow.members]:
+            member.load_state_dict(head.state_dict())
+        state = feature.clone().requires_grad_()
+        loss = critics(state).loss(target).sum()
+        slopes.append(torch.autograd.grad(loss, [state, critics.critics.members[0].output.weight]))
+    assert all(bool(slope.any()) for slope in slopes[0])
+    torch.testing.assert_close(slopes[1], slopes[0])  # and each critic learns as one alone does
+
+
 def test_a_prior_is_part_of_the_value_and_frozen():
     critics = make_critics(critics=3, prior_scale=0.5, reach_penalty=0.0)
     first, feature = torch.randn(N, T, F), torch.randn(N, T, F)

@@ -118,6 +118,19 @@ def test_a_subset_is_drawn_for_the_whole_call_and_from_all_pairs():
     assert min(pairs.values()) > 60  # 100 expected, deviation 9
 
 
+def test_a_subset_leaves_chance_alone_where_nothing_learns():
+    """An evaluation asks for values: the run must go on as it would have without."""
+    critics = make_critics(critics=4, reducer="subset_min", subset=2)
+    feature = torch.randn(2, 3, F)
+    critics(feature)  # settles the priors
+    before = torch.get_rng_state()
+    with torch.no_grad():
+        first, second = critics(feature).value, critics(feature).value
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(first, second)
+    assert torch.equal(first, critics(feature).members[:2].amin(0))
+
+
 def test_the_minimum_is_of_expectations():
     """As before symexp, for the monotone form of a critic; never of logits."""
     logits = torch.randn(5, 40, 255) * 3

@@ -53,6 +53,18 @@ def test_nearest_neighbour_asks_only_what_was_written():
         assert float(knn.raw(torch.zeros(1, F))) == pytest.approx(7.0 * F**0.5)  # not the zeros
 
 
+def test_states_that_were_inputs_are_known_where_few_repeat():
+    """The lattice's 361 cells: their level is 0, where any error of a distance would be novel."""
+    axis = torch.arange(-9, 10) / 10
+    cells = torch.cat([torch.cartesian_prod(axis, axis), torch.ones(361, 1)], 1)
+    knn = NearestNeighbour(3, 4096)
+    for _ in range(1500):
+        knn.observe(cells[torch.randint(361, (32, 10))])
+    assert float(knn.level) < 1e-6
+    assert float(knn(cells).max()) == 0.0
+    assert float(knn(cells + torch.tensor([2.0, 0.0, 0.0])).min()) == 1.0
+
+
 def test_half_of_the_memory_is_the_newest_and_half_a_sample_of_everything():
     """Inputs that bear the number of their update: 200 updates, 4 of 32 places in each."""
     samples = []

@@ -43,7 +43,7 @@ class Minari:
         self._storage = self._open()
         self._episodes = int(self._number(told, "total_episodes", 0) or 0)
         self.rows = int(self._number(told, "total_steps", 0) or 0) + self._episodes
-        if not self._episodes:
+        if self._episodes < 1:
             raise self._fault("it has no episodes")
         self._reader = Reader(
             self._storage.observation_space,
@@ -79,6 +79,17 @@ class Minari:
                     f"{self._episodes} episodes, but up to here there are {steps}",
                 )
             yield rows
+        self._nothing_left()
+
+    def _nothing_left(self) -> None:
+        """A fault if the data go on behind what metadata.json announces."""
+        try:
+            next(iter(self._storage.get_episodes([self._episodes])))
+        except Exception:  # each format has its own way to say that there is none
+            return
+        raise Place(self._data, self._episodes).fault(
+            0, f"metadata.json announces {self._episodes} episodes, but there is another"
+        )
 
     def _layout(self, space: spaces.Space) -> dict[str, ObsSpec] | None:
         """The specs of what our own data sets hold; it has to be what the spaces say."""

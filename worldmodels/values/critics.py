@@ -48,8 +48,12 @@ class Critics(ValueLearner):
         self.novelty = make_novelty(values, feature_size, options.units) if penalised else None
 
     def forward(self, feature: Tensor) -> "CriticsEstimate":
-        """feature [N, T, F], attached or not -> its values."""
-        return CriticsEstimate(self, feature)
+        """feature [N, T, F], attached or not -> its values.
+
+        Losses are summed over the critics, yet an attached feature learns from their mean: it is
+        shaped by V critics as much as by one.
+        """
+        return CriticsEstimate(self, torch.lerp(feature.detach(), feature, 1 / self.config.critics))
 
     def bootstrap(self, estimate: Estimate, feature: Tensor, span: Tensor) -> Tensor:
         """The last value less `reach_penalty` x span x novelty (0 to 1) of its state.
@@ -106,12 +110,11 @@ class CriticsEstimate(Estimate):
     def __init__(self, critics: Critics, feature: Tensor):
         self._critics, self._feature = critics, feature
         self._critic = TwoHot.from_logits(critics.critics(feature))  # [V, N, T]
-        # An evaluation before the first update asks for values too.
-        learns = torch.is_grad_enabled()
+        learns = torch.is_grad_enabled()  # an evaluation asks too, and must leave no trace
         with torch.no_grad():
             self._prior = critics.priors(feature, learns=learns)
             self._members = self._critic.mean() + self._prior
-            self.value = reduce_members(self._members, critics.config)
+            self.value = reduce_members(self._members, critics.config, draw=learns)
 
     @property
     def members(self) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from worldmodels.values.configs import ValuesConfig
+from worldmodels.values.nearest import nearest
 
 DECAY = 0.99
 """Memory of the level from which on a state counts as novel."""
@@ -173,21 +174,20 @@ class NearestNeighbour(_Levelled):
 
     def raw(self, feature: Tensor) -> Tensor:
         """feature [N, F] -> distance [N]."""
-        return self._distance(feature).amin(1)
+        return nearest(feature, self.memory, self._unwritten())
 
-    def _distance(self, feature: Tensor) -> Tensor:
-        """feature [N, F] -> [N, K]; infinite to what is not written yet."""
-        place = torch.arange(len(self.memory), device=feature.device) % (len(self.memory) // 2)
-        distance = torch.cdist(feature.float(), self.memory)
-        return distance.masked_fill(place >= self.written, torch.inf)
+    def _unwritten(self) -> Tensor:
+        """Whether a place of the memory is empty yet, [K]."""
+        place = torch.arange(len(self.memory), device=self.memory.device)
+        return place % (len(self.memory) // 2) >= self.written
 
     def _apart(self) -> Tensor:
         """Distance of random memories, of the sample, to their nearest other, [ASKED]."""
         half = len(self.memory) // 2
         known = self.written.clamp(max=half)
         asked = half + (torch.rand(ASKED, device=self.memory.device) * known).long()
-        distance = self._distance(self.memory[asked])
-        return distance.scatter(1, asked.unsqueeze(1), torch.inf).amin(1)
+        absent = self._unwritten().repeat(ASKED, 1).scatter_(1, asked.unsqueeze(1), True)
+        return nearest(self.memory[asked], self.memory, absent)
 
 
 def make_novelty(values: ValuesConfig, feature_size: int, units: int) -> Novelty:

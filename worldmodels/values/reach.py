@@ -8,6 +8,8 @@ The measure is ours. Letters: M starts, L imagined steps, F feature width, V cri
 import torch
 from torch import Tensor
 
+from worldmodels.values.nearest import nearest
+
 INPUTS, ROLLOUTS = 512, 64
 """At most so many critic inputs are compared with the ends of so many rollouts."""
 
@@ -38,7 +40,7 @@ def _far(feature: Tensor) -> Tensor:
     inputs = inputs[:: -(-len(inputs) // INPUTS)]
     ends = feature[1::2, -2:]
     ends = ends[:: -(-len(ends) // ROLLOUTS)]
-    nearest = torch.cdist(ends.flatten(0, 1), inputs).amin(1).view(-1, 2)
-    before = nearest[:, 0].sort().values
+    distance = nearest(ends.flatten(0, 1), inputs).view(-1, 2)
+    before = distance[:, 0].sort().values
     usual = before[int(0.95 * (len(before) - 1))]
-    return (nearest[:, 1] > usual).float().mean()
+    return (distance[:, 1] > usual).float().mean()
