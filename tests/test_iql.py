@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from worldmodels.envs.spec import ActionSpec
+from worldmodels.errors import UserError
 from worldmodels.iql import IQL
 from worldmodels.iql_options import IQLConfig
-from worldmodels.learner import Learner
+from worldmodels.learner import Learner, build_models
 from worldmodels.objects import Batch, Latents
+from worldmodels.presets import load_config
 from worldmodels.runtime.fabric import build_fabric
+from worldmodels.values.configs import ValuesConfig
 
 B, T, F, A = 3, 6, 4, 3
 NONE: Any = None
@@ -138,3 +141,13 @@ def test_it_learns_in_the_trainers_update(make_config, make_spec, make_batch):
     assert {"loss/policy", "loss/value", "loss/action_value"} < update.metrics.keys()
     for name, p in learner.actor_critic.named_parameters():
         assert (p.grad is not None) == (not name.startswith("slow")), name
+
+
+def test_it_imagines_nothing_and_takes_any_model_but_no_value_learner(make_spec, make_batch):
+    config = load_config("gym:Pendulum-v1", ["iql"], world_model={"name": "observation"})
+    spec = make_spec("vector", action="continuous")
+    learner = Learner(config, spec, build_fabric("cpu", "32"))
+    update = learner.gradients(make_batch(spec))
+    assert learner.imagine(update.latents).action.shape[1] == 0
+    with pytest.raises(UserError, match="dreamer; iql has critics of its own"):
+        build_models(replace(config, values=ValuesConfig(kind="ravl")), spec)

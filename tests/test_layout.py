@@ -29,7 +29,9 @@ MAY_IMPORT = {
     "optimizer_options": {"bounds"},
     "iql_options": {"bounds"},
     "policy": {"distributions", "envs.spec", "heads"},
-    "iql": MATHS | {"heads", "iql_options", "policy", "sockets", "values.ensemble"},
+    "iql": MATHS
+    | {"heads", "iql_options", "policy", "sockets", "values.configs"}
+    | {"values.ensemble"},
     "control.options": {"bounds", "errors"},
     "kinds": {
         "control.options",
@@ -84,7 +86,7 @@ MAY_IMPORT = {
     | {"losses", "parts", "policy", "returns", "sockets", "values.configs", "values.reach"},
     "optimizer": {"errors", "kinds", "sockets"},
     "observed": MATHS | {"backbones.configs", "errors", "sockets"},
-    "control": MATHS | {"errors", "observed", "sockets", "values.reach"},
+    "control": MATHS | {"errors", "observed", "sockets", "values.configs", "values.reach"},
     "learner": MATHS | {"imagination", "kinds", "optimizer", "sockets"},
     "replay": {"backbones.base", "envs.spec", "errors", "files", "objects", "parts"},
     "offline.collect": {"agent", "collector", "envs", "errors", "evaluation", "offline", "replay"}

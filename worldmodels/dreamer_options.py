@@ -2,7 +2,8 @@
 
 A world model's or an actor-critic's options are a frozen dataclass with a field `name`, what the
 learner reads of an actor-critic (`imagination_length`, `starts`, `context`), and `SHAPES`: the
-options that shape what a checkpoint holds, which a resumed run keeps.
+options that shape what a checkpoint holds, which a resumed run keeps. A world model without a
+sequence backbone says so by `BACKBONE`.
 """
 
 from dataclasses import dataclass
@@ -67,7 +68,8 @@ class WorldModelConfig:
     """Weight of the continue head's loss."""
     objective: Literal["reconstruction", "repo"] = "reconstruction"
     """What latents are learned for: to decode the observation (DreamerV3), or to foretell rewards
-    while a multiplier holds the KL to `kl_target` (RePo); decoder and critics then only look on."""
+    while a multiplier holds the KL to `kl_target` (RePo). Decoder and critics then only look on,
+    and `free_nats`, `dyn_weight` and `rep_weight` have no say."""
     kl_target: float = 3.0
     """Nats per state that a posterior may add to its prior, for the objective repo."""
     kl_rate: float = 1e-4

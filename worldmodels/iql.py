@@ -18,6 +18,7 @@ from worldmodels.iql_options import IQLConfig
 from worldmodels.objects import Batch, Latents, Rollout
 from worldmodels.policy import Policy
 from worldmodels.sockets import ActorCriticBase
+from worldmodels.values.configs import check_no_values
 from worldmodels.values.ensemble import Ensemble
 
 
@@ -36,6 +37,7 @@ class IQL(ActorCriticBase):
     @classmethod
     def build(cls, config: Config, spec: EnvSpec, feature_size: int) -> Self:
         """For any action space."""
+        check_no_values(config.values, "iql")
         return cls(config.actor_critic, feature_size, spec.action, config.discount)
 
     def act(

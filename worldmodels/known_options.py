@@ -9,6 +9,7 @@ class KnownConfig:
     """The environment's own rules instead of a learned world model."""
 
     SHAPES: ClassVar[tuple[str, ...]] = ()
+    BACKBONE: ClassVar[bool] = False
     name: Literal["known"] = "known"
     """Which world model this is."""
     starts: Literal["all", "first"] = "all"

@@ -132,15 +132,19 @@ class Observation(WorldModelBase):
 
 def check_vectors(config: Config, spec: EnvSpec) -> None:
     """UserError unless all observations are vectors and nobody asked for a backbone."""
-    name = config.world_model.name
     others = [f"{key} ({obs.kind})" for key, obs in spec.obs.items() if obs.kind != "vector"]
     if others:
         raise UserError(
-            f"world_model.name {name} reads vectors, and {spec.name} shows {', '.join(others)}; "
-            "use latent, as in --preset dreamerv3"
+            f"world_model.name {config.world_model.name} reads vectors, and {spec.name} shows "
+            f"{', '.join(others)}; use latent, as in --preset dreamerv3"
         )
+    check_no_backbone(config)
+
+
+def check_no_backbone(config: Config) -> None:
+    """UserError if somebody asked for one."""
     if config.backbone != RSSMConfig():
         raise UserError(
-            f"world_model.name {name} has no sequence backbone, so --backbone and its options "
-            "cannot be given with it"
+            f"world_model.name {config.world_model.name} has no sequence backbone, so --backbone "
+            "and its options cannot be given with it"
         )

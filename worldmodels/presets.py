@@ -215,14 +215,16 @@ def _for_choice(layer: Mapping[str, Any], config: Config) -> dict[str, Any]:
         chosen = getattr(config, block).name
         if name and name != chosen and defaults_of(name).name != chosen:
             del result[block]
-    widths = layer.get("backbones", {}).get(config.backbone.name, {})
+    sized = getattr(config.world_model, "BACKBONE", True)
+    widths = layer.get("backbones", {}).get(config.backbone.name, {}) if sized else {}
     return result | ({"backbone": widths} if widths else {})
 
 
 def _unsized(name: str, layer: Mapping[str, Any], config: Config) -> list[str]:
     """A note where a preset sizes backbones, but not this one."""
     backbone = config.backbone.name
-    if "backbones" not in layer or backbone in layer["backbones"]:
+    sized = getattr(config.world_model, "BACKBONE", True)
+    if not sized or "backbones" not in layer or backbone in layer["backbones"]:
         return []
     return [f"preset {name} has no options for backbone {backbone}, which keeps its defaults"]
 

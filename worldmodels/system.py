@@ -148,9 +148,18 @@ class System:
             f"world model {counts[0]:,} parameters ({self.learner.world_model.describe(config)}), "
             f"actor-critic {counts[1]:,}; model state {state / 1024:.1f} KiB; imagination starts "
             f"from {starts}{source}, {starts * state / 2**20:.1f} MiB",
+            *self._describe_phases(),
             *self.learner.actor_critic.describe(config),
             self.replay.describe(),
         ]
+
+    def _describe_phases(self) -> list[str]:
+        """When the world model learns and when the policy, where that is not always."""
+        alone, updates = self.config.model_updates, self.config.steps * self.config.updates_per_step
+        if not alone:
+            return []
+        then = "the policy after that" if alone < updates else "no policy in this run"
+        return [f"the world model alone for {alone} of about {updates:.0f} updates, {then}"]
 
     def save(self, folder: Path) -> dict[str, Any]:
         """Write replay and environment states into a checkpoint's folder; returns the rest."""

@@ -19,7 +19,7 @@ from worldmodels.envs.spec import EnvSpec
 from worldmodels.errors import UserError
 from worldmodels.known_options import KnownConfig
 from worldmodels.objects import Batch, Carry
-from worldmodels.observed import Observation
+from worldmodels.observed import Observation, check_no_backbone
 
 
 class TrueDynamics(Observation):
@@ -41,7 +41,10 @@ class TrueDynamics(Observation):
 
     @classmethod
     def build(cls, config: Config, spec: EnvSpec) -> Self:
-        """With the rules of the run's environment."""
+        """With the rules of the run's environment; refuses what they leave nothing to do for."""
+        check_no_backbone(config)
+        if config.model_updates:
+            raise UserError("world_model.name known learns nothing, so model_updates is 0 with it")
         return cls(config.world_model, spec, known_dynamics(config.env), config.discount)
 
     def _start_rows(self, batch: Batch, emit: Emit | Stratified) -> tuple[Tensor, Tensor]:

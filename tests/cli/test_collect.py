@@ -63,6 +63,10 @@ def test_options_of_the_environment_and_references(call, tmp_path):
         (["catch", "--policy", "random", "--out", "x", "--env.veiw", "1"], "'--env.view'"),
         (["catch", "--policy", "random", "--out", "x", "--env.view"], "--env.view needs a value"),
         (["catch", "--policy", "random", "--out", "x", "--env.view", "up"], "--env.view is one of"),
+        (
+            ["catch", "--policy", "random", "--out", "x", "--env.background", "["],
+            "is a number, not",
+        ),
         (["ctch", "--policy", "random", "--out", "x"], "did you mean 'catch'"),
         (["continual:catch", "--policy", "random", "--out", "x"], "is a stream of tasks"),
         (["catch", "--policy", "random", "--out", ".", "--episodes", "1"], "exists already"),

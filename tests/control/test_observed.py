@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from worldmodels.backbones.base import Stratified
-from worldmodels.backbones.configs import GRUConfig
+from worldmodels.backbones.configs import GRUConfig, RSSMConfig
 from worldmodels.control.options import ObservationConfig
+from worldmodels.envs.registry import make
 from worldmodels.envs.spec import ActionSpec, EnvSpec, ObsSpec
 from worldmodels.errors import UserError
 from worldmodels.learner import build_models
 from worldmodels.observed import Observation
+from worldmodels.presets import load_config
 
 SPEC = EnvSpec(
     "two",
@@ -78,6 +80,24 @@ def test_what_does_not_fit_is_refused(preset, small, make_spec):
         build_models(replace(config, backbone=GRUConfig()), SPEC)
     with pytest.raises(UserError, match="sac needs continuous actions, and test has 3 choices"):
         build_models(config, make_spec("vector"))
+
+
+def test_a_preset_sizes_no_backbone_that_is_not_there():
+    """`--preset small mbpo`: nobody asked for one."""
+    config = load_config("gym:Pendulum-v1", ["small", "mbpo"])
+    build_models(config, SPEC)
+    assert config.backbone == RSSMConfig()
+    assert load_config("gym:Pendulum-v1", ["small"]).backbone != RSSMConfig()
+
+
+def test_known_dynamics_have_no_backbone_and_learn_nothing():
+    config = load_config("reach:ramp")
+    spec = make(config.env, 0).spec
+    build_models(config, spec)
+    with pytest.raises(UserError, match="name known has no sequence backbone"):
+        build_models(replace(config, backbone=GRUConfig()), spec)
+    with pytest.raises(UserError, match="known learns nothing, so model_updates is 0"):
+        build_models(replace(config, model_updates=3), spec)
 
 
 def test_an_observation_imagines_nothing(small):

@@ -92,6 +92,15 @@ def test_a_run_acts_again_from_its_checkpoint(tiny, tmp_path: Path):
     assert (action == again).all()  # there is no memory
 
 
+@pytest.mark.parametrize(("alone", "then"), [(49, "the policy after that"), (50, "no policy in")])
+def test_a_run_says_when_its_policy_learns(tiny, tmp_path: Path, alone, then):
+    """16 x 2 rows a batch at 32 replayed rows a step: an update a step."""
+    system = System(tiny("ravl-mbpo", steps=50, model_updates=alone), tmp_path)
+    said = f"the world model alone for {alone} of about 50 updates, {then}"
+    assert any(line.startswith(said) for line in system.describe())
+    system.close()
+
+
 def test_the_model_alone_and_then_frozen(tiny, tmp_path: Path):
     """`model_updates`: elites are chosen at the end of the model's own updates and stay."""
     system = System(tiny("ravl-mbpo", model_updates=30), tmp_path)

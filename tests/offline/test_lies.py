@@ -313,6 +313,28 @@ def test_a_column_that_is_not_what_was_written(tmp_path, column, compressed):
         list(open_dataset(str(file)).read())
 
 
+def test_a_bit_of_the_archives_directory(tmp_path):
+    """Whatever its reader makes of it: the same rows, or one sentence."""
+    raw = sets.make_raw(sets.VECTOR, sets.ACTIONS["discrete"], [3, 2], 0)
+    file = sets.write_npz(raw, tmp_path / "a.npz", True)
+    data = file.read_bytes()
+
+    def read() -> str:
+        try:
+            return str([rows.obs["vector"].tolist() for rows in open_dataset(str(file)).read()])
+        except UserError as error:
+            return str(error)
+
+    answers = [read()]
+    for place in range(data.index(b"PK\x01\x02"), len(data)):
+        for bit in (0, 1, 6):
+            file.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+            answers.append(read())
+    refusals = [answer for answer in answers if answer != answers[0]]
+    assert all("a.npz, episode" in answer for answer in refusals)
+    assert len(refusals) > 400
+
+
 def test_a_column_with_more_bytes_than_rows(tmp_path):
     raw = sets.make_raw(sets.VECTOR, sets.ACTIONS["discrete"], [3, 2], 0)
     file = sets.write_npz(raw, tmp_path / "a.npz")
@@ -387,6 +409,17 @@ def test_metadata_that_is_no_json(tmp_path):
         assert "metadata.json" in refused(tmp_path / "set", file, 0, 0)
 
 
+def test_more_episodes_than_the_metadata_announce(tmp_path):
+    """Steps and episodes agree, and the last episode would be left out."""
+    raw = sets.make_raw(sets.VECTOR, sets.ACTIONS["discrete"], [3, 3], 0)
+    file = sets.write_minari(raw, tmp_path / "set")
+    sets.edit_metadata(tmp_path / "set", total_episodes=1, total_steps=3)
+    text = refused(tmp_path / "set", file, 1, 0)
+    assert "announces 1 episodes, but there is another" in text
+    sets.edit_metadata(tmp_path / "set", total_episodes=-1, total_steps=3)
+    assert "it has no episodes" in refused(tmp_path / "set", file, 0, 0)
+
+
 def test_files_of_different_kinds(tmp_path):
     one = sets.make_raw(sets.VECTOR, sets.ACTIONS["box"], [2], 0)
     sets.write_npz(one, tmp_path / "a.npz")
@@ -447,6 +480,16 @@ def test_bounds_that_are_none(tmp_path, change, text):
     with np.load(file) as arrays:
         np.savez(file, **{**arrays, **change})
     assert text in refused(file, file, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["action_low", "action_high"])
+def test_float_actions_without_bounds(tmp_path, name):
+    """Torques of a Pendulum lie within -2 and 2: nobody may take them for -1 and 1."""
+    raw = sets.make_raw(sets.VECTOR, sets.ACTIONS["box"], [2, 3], 0)
+    file = sets.write_npz(raw, tmp_path / "a.npz")
+    with np.load(file) as arrays:
+        np.savez(file, **{key: arrays[key] for key in arrays if key != name})
+    assert f"{name} is missing" in refused(file, file, 0, 0)
 
 
 def test_a_choice_that_is_none(tmp_path):

@@ -69,10 +69,18 @@ def _options(argv: list[str]) -> tuple[dict[str, Any], list[str]]:
             rest.append(word + equals + value)
         elif equals or left:
             name = word.removeprefix("--env.").replace("-", "_")
-            options[name] = yaml.safe_load(value if equals else left.pop(0))
+            options[name] = _read(value if equals else left.pop(0))
         else:
             raise UserError(f"{word} needs a value")
     return options, rest
+
+
+def _read(text: str) -> Any:
+    """As YAML; what is none stays text, for the option's own error."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _environment(name: str | None, home: Path | None, options: dict[str, Any]) -> Any:

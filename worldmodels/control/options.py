@@ -12,6 +12,7 @@ class ObservationConfig:
     """No model: the state is the observation, and nothing is imagined."""
 
     SHAPES: ClassVar[tuple[str, ...]] = ()
+    BACKBONE: ClassVar[bool] = False
     name: Literal["observation"] = "observation"
     """Which world model this is."""
 
@@ -21,6 +22,7 @@ class EnsembleConfig:
     """Probabilistic networks that predict the next observation and the reward (MBPO, RAVL)."""
 
     SHAPES: ClassVar[tuple[str, ...]] = ("members", "elites", "layers", "units", "termination")
+    BACKBONE: ClassVar[bool] = False
     name: Literal["ensemble"] = "ensemble"
     """Which world model this is."""
     members: int = 7

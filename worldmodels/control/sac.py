@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from worldmodels.config import Config, ValuesConfig
+from worldmodels.config import Config
 from worldmodels.control.critics import Critics, diversity
 from worldmodels.control.options import SACConfig
 from worldmodels.control.policy import Policy
@@ -21,6 +21,7 @@ from worldmodels.envs.spec import EnvSpec
 from worldmodels.errors import UserError
 from worldmodels.objects import Batch, Latents, Rollout
 from worldmodels.sockets import ActorCriticBase, Losses
+from worldmodels.values.configs import check_no_values
 from worldmodels.values.reach import reach_statistics
 
 
@@ -52,11 +53,7 @@ class SAC(ActorCriticBase):
                 f"actor_critic.name sac needs continuous actions, and {spec.name} has "
                 f"{spec.action.size} choices; use dreamer, as in --preset dreamerv3"
             )
-        if config.values != ValuesConfig():
-            raise UserError(
-                "values.* are options of actor_critic.name dreamer; sac has critics of its own, "
-                "as many as actor_critic.critics"
-            )
+        check_no_values(config.values, "sac")
         steps, rows = (replay.batch_length - 1), replay.batch_size * replay.batch_length
         if options.real > replay.batch_size * steps:
             raise UserError(

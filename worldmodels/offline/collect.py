@@ -79,7 +79,7 @@ class Recording:
     @cached_property
     def spec(self) -> EnvSpec:
         """The environment's."""
-        envs = make_vec(self.env, 1, self.seed)
+        envs = make_vec(self.env, 1, stream_seed(self.seed, "envs"))
         envs.close()
         return envs.spec
 

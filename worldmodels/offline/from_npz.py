@@ -134,9 +134,12 @@ class _Head:
             return spaces.Discrete(int(count))
         if column.dtype.kind != "f":
             raise place.fault(0, f"actions is {column.dtype}, but num_actions is missing")
+        bounds = ("action_low", "action_high")
+        for name in bounds:
+            if name not in self._options:
+                raise place.fault(0, f"actions is {column.dtype}, but {name} is missing")
         low, high = (
-            np.broadcast_to(self._options.get(name, default), shape).astype(np.float64)
-            for name, default in (("action_low", -1.0), ("action_high", 1.0))
+            np.broadcast_to(self._options[name], shape).astype(np.float64) for name in bounds
         )
         if not (np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all()):
             raise place.fault(0, f"action_low {low} and action_high {high} are no bounds")

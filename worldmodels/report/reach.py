@@ -16,7 +16,8 @@ from worldmodels.report.tables import Table
 FAR = 0.2
 """Share of bootstraps far from all critic inputs from which on many are; 0.05 is usual."""
 TOO_MUCH = 0.5
-"""Belief beyond the realised return, in units of the larger of both, that is overestimation."""
+"""Belief beyond the realised return that is overestimation, in units of the larger of both, or of
+the scale of returns where that is larger still; it is also more than two standard errors."""
 LAST = 0.1
 """Share of a run, its end, over which logs are averaged."""
 NAMES = ("far", "value_inside", "value_edge", "spread_inside", "spread_edge")
@@ -37,24 +38,33 @@ def reach(folder: Path) -> dict[str, Any] | None:
     found: dict[str, Any] = {
         name: float(np.mean([row[f"behaviour/reach/{name}"] for row in end])) for name in NAMES
     }
+    last = [row for row in played if row["step"] == played[-1]["step"]]  # every task of a stream
     for name in ("believed", "discounted"):
-        found[name] = played[-1][name] if played else None
+        found[name] = float(np.mean([row[name] for row in last])) if last else None
+    scale = float(np.mean([row.get("behaviour/return_scale", 1.0) for row in end]))
+    least = max(scale * TOO_MUCH, 2 * _error(last))
     return {
         "run": str(folder),
         **found,
-        "verdict": verdict(found["far"], found["believed"], found["discounted"]),
+        "verdict": verdict(found["far"], found["believed"], found["discounted"], least),
         "steps": [row["step"] for row in logged],
         "curves": {n: [row[f"behaviour/reach/{n}"] for row in logged] for n in NAMES},
         "played": [[row["step"], row["believed"], row["discounted"]] for row in played],
     }
 
 
-def verdict(far: float, believed: float | None, discounted: float | None) -> str:
-    """One line; the thresholds are ours."""
+def _error(rows: Sequence[dict[str, Any]]) -> float:
+    """Standard error of the mean return over the tasks' evaluations."""
+    squares = [row["std"] ** 2 / row["episodes"] for row in rows]
+    return float(np.sqrt(np.sum(squares)) / max(len(rows), 1))
+
+
+def verdict(far: float, believed: float | None, discounted: float | None, least: float) -> str:
+    """One line; the thresholds are ours. Less than `least` is no overestimation."""
     if believed is None or discounted is None:
         return "unknown: no evaluation notes what the critic believed"
-    size = max(abs(believed), abs(discounted), 1e-6)
-    too_much = (believed - discounted) / size > TOO_MUCH
+    size = max(abs(believed), abs(discounted))
+    too_much = believed - discounted > max(TOO_MUCH * size, least)
     if far > FAR and too_much:
         return (
             "suffers from edge-of-reach: it bootstraps where no critic learns and believes in "

@@ -93,3 +93,12 @@ class ValuesConfig:
                     f"values.{name} does something with --values.{need} only; give that too, or "
                     "leave it out"
                 )
+
+
+def check_no_values(values: ValuesConfig, name: str) -> None:
+    """UserError if somebody chose a value learner for the actor-critic `name`, with its own."""
+    if values != ValuesConfig():
+        raise UserError(
+            f"values.* are options of actor_critic.name dreamer; {name} has critics of its own, "
+            "as many as actor_critic.critics"
+        )
