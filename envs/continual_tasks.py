@@ -50,7 +50,7 @@ STREAMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "{name: catch, label: flipped, view: flipped, controls: reversed}",
                 "{name: catch, label: inverted, inverted: true, controls: rotated}",
             ),
-            "steps_per_task": 8_000,
+            "steps_per_task": 16_000,
         },
         # All six actions, so that one action means the same in every game.
         "minatar": {

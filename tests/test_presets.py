@@ -157,11 +157,11 @@ def test_a_backbones_options_in_code():
 @pytest.mark.parametrize(
     ("given", "steps"),
     [
-        ({}, 24_000),
-        ({"env": {"cycles": 2}}, 48_000),
-        ({"env": {"task": "flipped"}}, 8_000),
+        ({}, 48_000),
+        ({"env": {"cycles": 2}}, 96_000),
+        ({"env": {"task": "flipped"}}, 16_000),
         ({"env": {"cycles": 2}, "steps": 24_000}, 24_000),
-        ({"presets": ["demo"]}, 24_000),
+        ({"presets": ["demo"]}, 48_000),
     ],
 )
 def test_a_stream_says_how_many_steps_there_are_unless_something_else_does(given, steps):
@@ -177,7 +177,7 @@ def test_a_config_file_sets_the_steps_of_a_stream(tmp_path):
     file.write_text("steps: 500\n")
     assert load_config("continual:catch", config_file=file).steps == 500
     file.write_text("seed: 1\n")
-    assert load_config("continual:catch", config_file=file).steps == 24_000
+    assert load_config("continual:catch", config_file=file).steps == 48_000
 
 
 @pytest.mark.parametrize(("stream", "episodes"), [("atari", 16), ("coinrun", 256)])

@@ -91,7 +91,7 @@ def test_labels_and_evaluations():
     alone = replace(config, task="flipped")
     assert evaluations(alone) == {"flipped": alone}
     assert task_names(alone) == task_names(config), "the index of a label never changes"
-    assert task_at(config, 8_000) == "flipped"
+    assert task_at(config, 16_000) == "flipped"
     catch = config_for("catch")
     assert (task_names(catch), task_at(catch, 10**6)) == (("catch",), "catch")
     assert evaluations(catch) == {"catch": catch}
@@ -186,11 +186,11 @@ def test_a_missing_file_is_named(tmp_path: Path):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "3 tasks x 8000 steps = 24000 steps; order upright, flipped, inverted"),
-        ({"task": "flipped"}, "8000 steps of the task 'flipped' alone"),
+        ({}, "3 tasks x 16000 steps = 48000 steps; order upright, flipped, inverted"),
+        ({"task": "flipped"}, "16000 steps of the task 'flipped' alone"),
         (
             {"cycles": 2, "order": "reversed"},
-            "3 tasks x 8000 steps x 2 cycles = 48000 steps; order inverted, flipped, upright",
+            "3 tasks x 16000 steps x 2 cycles = 96000 steps; order inverted, flipped, upright",
         ),
     ],
 )
@@ -210,5 +210,5 @@ def test_a_seed_of_an_order_that_is_not_drawn_is_told(order):
 
 
 def test_a_short_run_says_where_it_ends():
-    line = ContinualConfig().describe(9000)
-    assert line.endswith("the run's 9000 steps end in task 'flipped'")
+    line = ContinualConfig().describe(18_000)
+    assert line.endswith("the run's 18000 steps end in task 'flipped'")
