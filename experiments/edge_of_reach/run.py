@@ -41,7 +41,8 @@ OFF_POLICY_EVERY, OFF_POLICY_UPDATES = 250, 4000
 def ramp(method: str, seed: int, folder: Path) -> dict[str, Any]:
     """A curve on the lattice whose edge tempts."""
     run = Run(configuration("reach:ramp", LATTICE[method]), seed)
-    found = follow(run, UPDATES * 2 if method in CURES else UPDATES, EVERY)
+    longer = method in ("oracle", *CURES)
+    found = follow(run, UPDATES * 2 if longer else UPDATES, EVERY)
     return {**found, "footprint": run.lattice.footprint(run.policy())}
 
 
