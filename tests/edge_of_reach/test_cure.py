@@ -40,8 +40,8 @@ def test_a_mean_with_priors_is_no_cure(play):
 
 def test_the_truth_at_the_edge_alone_keeps_the_policy_inside(play):
     for seed in (0, 1):
-        found = play("oracle", seed, 1200)
-        assert found["return"] > 3
+        found = play("oracle", seed, 2400)
+        assert found["return"] > 8
         assert found["edge"] < 0.1
 
 
