@@ -101,8 +101,16 @@ def test_an_unwritable_folder_is_one_sentence(tiny: Config, tmp_path: Path):
 def test_a_run_that_never_began_leaves_no_folder(tiny: Config, tmp_path: Path):
     config = replace(tiny, backbone=replace(tiny.backbone, deter=30))
     with pytest.raises(UserError, match="does not divide by 4 blocks"):
-        train(config, tmp_path / "run", quiet=True)
+        train(config, tmp_path / "runs" / "catch" / "run", quiet=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_never_began_leaves_its_neighbours_alone(tiny: Config, tmp_path: Path):
+    (tmp_path / "runs").mkdir()
+    config = replace(tiny, backbone=replace(tiny.backbone, deter=30))
+    with pytest.raises(UserError, match="does not divide by 4 blocks"):
+        train(config, tmp_path / "runs" / "catch" / "run", quiet=True)
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
 
 
 def test_more_steps_extend_a_finished_run(broken_copy: Path, tiny: Config):

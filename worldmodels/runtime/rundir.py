@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
-        self._fresh = not path.exists()
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         self._lock = FileLock(path / ".lock")
 
     @classmethod
@@ -82,8 +83,11 @@ class RunFolder:
     def release(self) -> None:
         """Let another process have the folder; a new run that never began leaves none behind."""
         self._lock.release()
-        if self._fresh and not (self.path / "status.json").exists():
+        if self._made and not (self.path / "status.json").exists():
             shutil.rmtree(self.path, ignore_errors=True)
+            with suppress(OSError):  # another run has moved in
+                for parent in self._made[1:]:
+                    parent.rmdir()
 
     def was_saved(self) -> bool:
         """Whether a checkpoint was ever written, as far as the run's status tells."""
