@@ -35,7 +35,8 @@ OFF_POLICY = {
     "plain": Method(),
     "patch": Method(patch=True),
     "min of 10": Method(critics=10),
-    "min of 10 + prior": Method(critics=10, prior=15.0),
+    "min of 10 + prior 2": Method(critics=10, prior=2.0),
+    "min of 10 + prior 15": Method(critics=10, prior=15.0),
 }
 
 PLANE = {

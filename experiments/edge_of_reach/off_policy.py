@@ -6,6 +6,7 @@ back multiplied (reference section 2.8, trainer B). Letters: V critics, N rows, 
 
 import copy
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -26,20 +27,23 @@ class Method:
 
     critics: int = 1
     prior: float = 0.0
-    """Size of the frozen random function in each critic."""
+    """Size of the frozen random function in each critic: its deviation inside."""
     patch: bool = False
     """Whether targets at the edge bootstrap from WORST."""
 
 
 class Critics(nn.Module):
-    """V networks of 2 x 64, each with a frozen random one beside it."""
+    """V networks of 2 x 64, each with a frozen random one beside it.
 
-    def __init__(self, method: Method):
+    inside: features [C, 2] over which every output of a prior has mean 0 and deviation 1.
+    """
+
+    def __init__(self, method: Method, inside: Tensor):
         super().__init__()
         self.method = method
         self.learned = nn.ModuleList(_network() for _ in range(method.critics))
-        self.priors = nn.ModuleList(_network() for _ in range(method.critics))
-        self.priors.requires_grad_(False)
+        priors = [_standardised(_network(), inside) for _ in range(method.critics)]
+        self.priors = nn.ModuleList(priors).requires_grad_(False)
 
     def forward(self, feature: Tensor) -> Tensor:
         """feature [N, 2] -> [V, N, A]."""
@@ -54,6 +58,15 @@ def _network() -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(64, 9))
 
 
+@torch.no_grad()
+def _standardised(network: nn.Sequential, inside: Tensor) -> nn.Sequential:
+    spread, mean = torch.std_mean(network(inside), 0)
+    last = cast(nn.Linear, network[-1])
+    last.weight /= spread.unsqueeze(1)
+    last.bias.sub_(mean).div_(spread)
+    return network
+
+
 def policy_of(q: Tensor) -> Tensor:
     """q [V, N, A] -> probabilities [N, A] of the soft-greedy policy on the least critic."""
     return (q.amin(0) / TEMPERATURE).softmax(-1)
@@ -66,7 +79,9 @@ class Run:
         torch.manual_seed(seed)
         self.method, self.lattice = method, lattice
         self.feature = lattice.place / 10
-        self.critics = Critics(method)
+        cells = torch.arange(len(lattice.pay))
+        inside = self.feature[lattice.distance(cells) < lattice.config.edge]
+        self.critics = Critics(method, inside)
         self.slow = copy.deepcopy(self.critics).requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.critics.learned.parameters(), lr=RATE)
         self.rollouts: list[tuple[Tensor, Tensor]] = []

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-SHOWN, PLANE_SHOWN = (600, 1200, 2400), (1000, 2000, 3000)
+SHOWN, LONG_SHOWN = (600, 1200, 2400), (1000, 2000, 3000)
 """Updates at which runs are compared, beside the last."""
 
 
@@ -49,7 +49,8 @@ def write_tables(found: list[dict[str, Any]], machine: dict[str, Any], file: Pat
 
 def shown(study: str, runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What is told of one method, by update."""
-    updates = {*(PLANE_SHOWN if study == "plane" else SHOWN), runs[0]["curve"][-1]["update"]}
+    at_these = LONG_SHOWN if study in ("plane", "off_policy") else SHOWN
+    updates = {*at_these, runs[0]["curve"][-1]["update"]}
     rows = {str(update): summary(runs, update) for update in sorted(updates)}
     return {update: row for update, row in rows.items() if row is not None}
 

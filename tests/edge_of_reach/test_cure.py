@@ -66,10 +66,10 @@ def test_no_cost_where_no_edge_tempts(play):
     assert ravl >= 0.95 * plain
 
 
-def test_off_policy_values_pass_their_bound_and_the_patch_stops_them(study):
+def test_off_policy_values_pass_their_bound_and_patch_or_large_priors_stop_them(study):
     off, truth = study("off_policy"), study("truth")
     largest = {}
-    for name in ("plain", "patch"):
+    for name in ("plain", "patch", "min of 10 + prior 15"):
         lattice = truth.Lattice(study("lattice").configuration("reach:ramp", {}).env)
         run = off.Run(study("methods").OFF_POLICY[name], lattice, 0)
         for _ in range(4000):
@@ -77,3 +77,4 @@ def test_off_policy_values_pass_their_bound_and_the_patch_stops_them(study):
         largest[name] = run.measure()["max_edge"]
     assert largest["plain"] > 10 * off.BOUND
     assert largest["patch"] < off.BOUND
+    assert largest["min of 10 + prior 15"] < off.BOUND

@@ -98,7 +98,7 @@ def test_the_patch_is_the_truth_beyond_and_nothing_else(study, lattice, policy):
     assert torch.allclose(patched[beyond], truth[lattice.cell_of(feature)][beyond], atol=1e-2)
 
 
-@pytest.mark.parametrize("method", ["plain", "patch", "min of 10 + prior"])
+@pytest.mark.parametrize("method", ["plain", "patch", "min of 10 + prior 15"])
 def test_soft_targets_by_loops(study, lattice, method):
     off = study("off_policy")
     run = off.Run(study("methods").OFF_POLICY[method], lattice, 0)
@@ -119,6 +119,17 @@ def test_soft_targets_by_loops(study, lattice, method):
         assert float(found[i]) == pytest.approx(
             float(lattice.pay[here[i]]) + 0.99 * value, abs=2e-4
         )
+
+
+def test_off_policy_priors_have_mean_0_and_deviation_1_inside(study, lattice):
+    off = study("off_policy")
+    run = off.Run(off.Method(critics=3, prior=2.0), lattice, 0)
+    inside = lattice.distance(torch.arange(len(lattice.pay))) <= 9
+    feature = run.feature[inside]
+    learned = torch.stack([network(feature) for network in run.critics.learned])
+    priors = (run.critics(feature) - learned) / 2
+    assert torch.allclose(priors.mean(1), torch.zeros(3, 9), atol=1e-4)
+    assert torch.allclose(priors.std(1), torch.ones(3, 9), atol=1e-4)
 
 
 def test_transitions_that_are_drawn_are_steps_of_the_lattice(study, lattice):
