@@ -201,5 +201,5 @@ def test_a_presets_sizes_are_those_of_the_model_that_it_means():
 def test_a_users_file_for_another_model_is_refused(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("actor_critic: {imagination_length: 7}")
-    with pytest.raises(UserError, match=r"unknown option 'actor_critic\.imagination_length'"):
+    with pytest.raises(UserError, match=r"option of actor_critic\.name dreamer or sac, not of iql"):
         load_config("catch", ["debug", "iql"], config_file=file)

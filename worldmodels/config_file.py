@@ -18,7 +18,12 @@ from worldmodels.envs.registry import absent_config, config_for
 from worldmodels.envs.values import read_value
 from worldmodels.envs.yaml_file import read_yaml
 from worldmodels.errors import UserError, near
-from worldmodels.kinds import actor_critic_config, optimizer_config, world_model_config
+from worldmodels.kinds import (
+    actor_critic_config,
+    kinds_with,
+    optimizer_config,
+    world_model_config,
+)
 from worldmodels.registry import backbone_config
 
 DEFAULTS_OF: Mapping[str, Callable[[str], Any]] = MappingProxyType(
@@ -142,6 +147,13 @@ def _apply(
 
 def unknown_option(path: str, config: Config, spell: Callable[[str], str] = str) -> UserError:
     """The error for an option that `config` does not have."""
+    names = kinds_with(path)
+    if names:
+        block = path.partition(".")[0]
+        return UserError(
+            f"{spell(path)} is an option of {block}.name {' or '.join(names)}, not of "
+            f"{getattr(config, block).name}; choose that, or leave it out"
+        )
     return UserError(
         f"unknown option '{spell(path)}'{near(spell(path), map(spell, option_names(config)))}"
     )

@@ -3,6 +3,7 @@
 Imports no torch: options stand apart from the classes that they are for.
 """
 
+from dataclasses import fields
 from typing import Any
 
 from worldmodels.control.options import EnsembleConfig, ObservationConfig, SACConfig
@@ -11,7 +12,7 @@ from worldmodels.errors import UserError, near
 from worldmodels.iql_options import IQLConfig
 from worldmodels.known_options import KnownConfig
 from worldmodels.optimizer_options import AdamConfig, OptimizerConfig
-from worldmodels.registry import load
+from worldmodels.registry import BUILTIN, load
 
 Kinds = dict[str, tuple[str, type]]
 """Name -> where its class is, and its options."""
@@ -30,6 +31,25 @@ OPTIMIZERS: Kinds = {
     "laprop": ("worldmodels.optim:LaProp", OptimizerConfig),
     "adam": ("torch.optim:Adam", AdamConfig),
 }
+_BLOCKS: dict[str, Kinds] = {
+    "world_model": WORLD_MODELS,
+    "actor_critic": ACTOR_CRITICS,
+    "optimizer": OPTIMIZERS,
+    "backbone": BUILTIN,
+}
+
+
+def kinds_with(path: str) -> list[str]:
+    """The names for `block.name` with which there is an option `path`, such as `block.units`.
+
+    None for `block.name` itself, which is there with all of them.
+    """
+    block, _, option = path.partition(".")
+    return [
+        name
+        for name, (_, options) in _BLOCKS.get(block, {}).items()
+        if option != "name" and option in {field.name for field in fields(options)}
+    ]
 
 
 def world_model_config(name: str) -> Any:

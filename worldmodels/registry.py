@@ -27,7 +27,7 @@ from worldmodels.backbones.configs import (
 from worldmodels.errors import UserError, near
 
 GROUP = "worldmodels.backbones"
-_BUILTIN = {
+BUILTIN = {
     "rssm": ("worldmodels.backbones.rssm:RSSM", RSSMConfig),
     "gru": ("worldmodels.backbones.gru:GRU", GRUConfig),
     "transformer": ("worldmodels.backbones.stack:TransformerStack", TransformerConfig),
@@ -37,11 +37,12 @@ _BUILTIN = {
     "deltanet": ("worldmodels.backbones.stack:DeltaNetStack", DeltaNetConfig),
     "hybrid": ("worldmodels.backbones.stack:Hybrid", HybridConfig),
 }
+"""Name -> where its class is, and its options."""
 
 
 def backbone_names() -> list[str]:
     """Built-in names, then those of installed plug-ins."""
-    return [*_BUILTIN, *sorted(point.name for point in entry_points(group=GROUP))]
+    return [*BUILTIN, *sorted(point.name for point in entry_points(group=GROUP))]
 
 
 def backbone_config(name: str) -> Any:
@@ -49,8 +50,8 @@ def backbone_config(name: str) -> Any:
 
     `name` is a name, `package.module:Class`, or `path/to/file.py:Class`.
     """
-    if name in _BUILTIN:
-        return _BUILTIN[name][1]()
+    if name in BUILTIN:
+        return BUILTIN[name][1]()
     name = _absolute(name)
     kind = backbone_class(name)
     config = getattr(kind, "Config", None)
@@ -64,8 +65,8 @@ def backbone_config(name: str) -> Any:
 
 def backbone_class(name: str) -> Any:
     """The class of the backbone `name`; imports torch."""
-    if name in _BUILTIN:
-        return load(_BUILTIN[name][0])
+    if name in BUILTIN:
+        return load(BUILTIN[name][0])
     if ":" in name:
         return load(_absolute(name))
     for point in entry_points(group=GROUP, name=name):

@@ -86,7 +86,7 @@ def test_as_a_plug_in(tmp_path, monkeypatch):
         return [point] if name in (None, "lstm") else []
 
     monkeypatch.setattr(registry, "entry_points", entry_points)
-    assert registry.backbone_names() == [*registry._BUILTIN, "lstm"]
+    assert registry.backbone_names() == [*registry.BUILTIN, "lstm"]
     assert registry.backbone_config("lstm").name == "lstm"
     check_trains(load_config("catch", ["demo"], backbone="lstm"))
     with pytest.raises(UserError, match="did you mean 'lstm'"):
@@ -117,7 +117,7 @@ def test_a_class_without_options_is_told_what_to_do(config, tmp_path, monkeypatc
 
 def test_the_table_lists_what_is_built_in():
     table = PAGE[: PAGE.index("## The contract")]
-    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(registry._BUILTIN)
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == list(registry.BUILTIN)
 
 
 @pytest.mark.parametrize(

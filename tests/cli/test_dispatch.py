@@ -1,5 +1,6 @@
 """The dispatcher: help without heavy imports, near names, exit codes, tracebacks."""
 
+import os
 import subprocess
 import sys
 
@@ -28,6 +29,24 @@ assert not heavy, heavy
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "worldmodels" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [
+        ({}, "3000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_waiting_threads_spin_briefly_unless_told_otherwise(call, monkeypatch, given, spins):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "to be put back")
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    call("--version")
+    assert os.environ.get("GOMP_SPINCOUNT") == spins
 
 
 def test_help_lists_every_command(call):

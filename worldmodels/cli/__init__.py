@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
+    _spin_briefly()
     try:
         _dispatch([arg for arg in args if arg != "--debug"])
     except (Exception, KeyboardInterrupt) as error:
@@ -39,6 +40,16 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             print(message, file=sys.stderr)
         raise SystemExit(code) from None
     raise SystemExit(0)
+
+
+def _spin_briefly() -> None:
+    """Before torch is loaded: threads that wait for each other give the core away soon.
+
+    GNU OpenMP's own 300,000 rounds cost nothing to a run that is alone, and starve two that share
+    a machine (experiments/bench_cpu).
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def _explain(error: BaseException) -> tuple[int, str]:

@@ -25,8 +25,9 @@ from tyro.constructors import (
 from worldmodels.cli.arguments import unexpected
 from worldmodels.cli.choices import Choices, Request
 from worldmodels.config import Config
-from worldmodels.config_file import option_names
+from worldmodels.config_file import option_names, unknown_option
 from worldmodels.errors import UserError
+from worldmodels.kinds import kinds_with
 from worldmodels.presets import Chosen
 
 _ENV_FIRST = "the environment comes first, as in `worldmodels train catch --steps 1e4`"
@@ -75,12 +76,23 @@ def _read_flags(chosen: Chosen, request: Request, command: str, choices: Choices
         registry=_registry(),
     )
     if unknown:
-        names = [*flags(choices), *flags(config)]
         first = next((word for word in unknown if word.startswith("-")), unknown[0])
-        if first in ("--env", "--env.name"):
-            raise UserError(f"there is no option {first}: {_ENV_FIRST}")
-        raise unexpected(first, names, _ENV_FIRST)
+        raise _refusal(first, [*flags(choices), *flags(config)], config)
     return _given(cast(Any, parsed)["config"], config, "")
+
+
+def _refusal(word: str, names: list[str], config: Config) -> UserError:
+    """The error for a word that is no option of what was chosen."""
+    name = word.partition("=")[0]
+    path = name.removeprefix("--").replace("-", "_")
+    if path in ("env", "env.name"):
+        return UserError(f"there is no option {name}: {_ENV_FIRST}")
+    if path in option_names(config):
+        by = "--backbone" if path == "backbone.name" else "a preset or a config file"
+        return UserError(f"there is no option {name}: {by} chooses that")
+    if kinds_with(path):
+        return unknown_option(path, config, flag)
+    return unexpected(word, names, _ENV_FIRST)
 
 
 def _describe(chosen: Chosen, choices: Choices) -> str:

@@ -62,7 +62,7 @@ def run(argv: list[str]) -> None:
     )
     if not choices.quiet:
         print(f"the run is in {folder}; next:")
-        print(f"  worldmodels eval {folder}\n  worldmodels dream {folder}")
+        print(f"  worldmodels eval {folder}\n  worldmodels report {folder}")
 
 
 def _settle(choices: TrainChoices, request: Request) -> tuple[Config, list[str]]:

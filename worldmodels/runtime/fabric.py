@@ -16,7 +16,8 @@ def choose_device(config: Config) -> tuple[str, str, list[str]]:
     """(device, precision, reasons); raises UserError where the wanted device is not there."""
     device, why = _device(config.device)
     precision, because = _precision(config.precision, device)
-    return device, precision, [f"device {device}: {why}", f"precision {precision}: {because}"]
+    reasons = [f"device {device}: {why}", f"precision {precision}: {because}", _threads(config)]
+    return device, precision, reasons
 
 
 def _device(wanted: str) -> tuple[str, str]:
@@ -53,6 +54,15 @@ def _precision(wanted: str, device: str) -> tuple[str, str]:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16", "the GPU computes bfloat16; losses and distributions stay float32"
     return "32", "the GPU has no bfloat16"
+
+
+def _threads(config: Config) -> str:
+    """What `apply_torch_settings` and the command line made of the CPU's threads."""
+    why = "as asked" if config.threads else "torch's own choice"
+    spins = os.environ.get("GOMP_SPINCOUNT")
+    return f"threads {torch.get_num_threads()}: {why}" + (
+        f", GOMP_SPINCOUNT={spins}" if spins else ""
+    )
 
 
 def build_fabric(device: str, precision: str) -> Any:
